@@ -1,0 +1,8 @@
+//! The operators' windows: what pgmoor knows and does, over HTTP.
+
+pub mod http;
+mod page;
+pub mod report;
+
+pub use http::{Sources, serve};
+pub use report::{Report, SessionCounts};

@@ -1,0 +1,219 @@
+//! The configuration: what the operator's file means, as plain data; every key's default stands in `keys.rs`.
+
+mod build;
+mod build_cluster;
+mod cluster;
+mod complain;
+mod expand;
+mod keys;
+mod load;
+mod read;
+mod units;
+mod users;
+
+pub use cluster::{Cluster, Databases, Discovery, FixedPod, Kubernetes, Preset, Probe, ServerTls};
+pub use complain::ConfigError;
+pub use keys::{Absent, Key, keys};
+pub use users::{Password, ScramVerifier, Secret, Users};
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::ids::{ClusterName, Zone};
+
+/// Everything the operator decided, with every default filled in.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// `[listen]`: where clients and operators connect.
+    pub listen: Listen,
+    /// `[tls]`: TLS towards the clients.
+    pub tls: ClientTls,
+    /// `[auth]`: who may log in.
+    pub auth: Auth,
+    /// `[limits]`: a limit on everything a client can make pgmoor hold.
+    pub limits: Limits,
+    /// `[continuity]`: how long and how many sessions wait, and how they are let go.
+    pub continuity: Continuity,
+    /// `[routing]`: which pod a reader gets.
+    pub routing: Routing,
+    /// `[log]`: how pgmoor speaks to its operator.
+    pub log: Log,
+    /// `[[cluster]]`: at least one, names unique.
+    pub clusters: Vec<Cluster>,
+}
+
+impl Config {
+    /// The cluster that serves this database: one that names it goes before the one that takes every database.
+    pub fn database_cluster(&self, database: &str) -> Option<&Cluster> {
+        let named = self
+            .clusters
+            .iter()
+            .find(|cluster| match &cluster.databases {
+                Databases::Named(names) => names.contains(database),
+                Databases::Every => false,
+            });
+        named.or_else(|| {
+            self.clusters
+                .iter()
+                .find(|cluster| cluster.databases == Databases::Every)
+        })
+    }
+
+    /// The cluster of this name.
+    pub fn cluster(&self, name: &ClusterName) -> Option<&Cluster> {
+        self.clusters.iter().find(|cluster| cluster.name == *name)
+    }
+}
+
+/// A kind of door a client can come in by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Endpoint {
+    /// Leads to the primary.
+    Rw,
+    /// Leads to a replica.
+    Ro,
+}
+
+impl Endpoint {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Rw, Self::Ro];
+
+    /// As the configuration and the metrics say it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Rw => "rw",
+            Self::Ro => "ro",
+        }
+    }
+}
+
+/// Where pgmoor listens. An empty list is an endpoint that is not offered; `rw` or `ro` has at least one address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listen {
+    /// To the primary.
+    pub rw: Vec<SocketAddr>,
+    /// To a replica.
+    pub ro: Vec<SocketAddr>,
+    /// HTTP for operators: metrics, probes, status.
+    pub admin: Vec<SocketAddr>,
+}
+
+/// TLS towards the clients.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClientTls {
+    /// SSLRequest is answered `N`.
+    Off,
+    /// For clients that ask for it.
+    Prefer(TlsFiles),
+    /// A client without TLS is refused.
+    Require(TlsFiles),
+}
+
+/// What a TLS server needs; the files are read (and read again when they change) by `net::tls`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The certificate chain, PEM, own certificate first.
+    pub cert: PathBuf,
+    /// Its private key, PEM.
+    pub key: PathBuf,
+    /// When given, clients must show a certificate signed by one of these (PEM).
+    pub client_ca: Option<PathBuf>,
+}
+
+/// Who may log in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Auth {
+    /// How a client proves who it is.
+    pub method: AuthMethod,
+    /// The users known. With `trust` others may log in too, but have no password of ours to show to PostgreSQL.
+    pub users: Users,
+}
+
+/// How a client proves who it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AuthMethod {
+    /// SCRAM-SHA-256 against the users file.
+    Scram,
+    /// Not at all.
+    Trust,
+}
+
+/// A limit on everything a client can make pgmoor hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Logged-in client sessions at once.
+    pub sessions: usize,
+    /// Connections that have not finished their login, at once.
+    pub startup_sessions: usize,
+    /// From accept to the end of the login.
+    pub login_timeout: Duration,
+    /// One protocol message, in bytes.
+    pub message_size: usize,
+    /// What is remembered of one session (its settings and statements), in bytes.
+    pub session_state: usize,
+}
+
+/// How long and how many sessions wait, and how they are let go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Continuity {
+    /// How long a session waits for a pod that can serve it.
+    pub hold: Duration,
+    /// Sessions waiting at once.
+    pub held_sessions: usize,
+    /// Logins at once to a primary that has just been proven; doubles with every success up to `release_max`.
+    pub release_start: usize,
+    /// Logins at once to one pod, ever.
+    pub release_max: usize,
+    /// TCP, TLS and login to one pod, together.
+    pub connect_timeout: Duration,
+    /// How long a drain waits for open transactions and pins.
+    pub drain_deadline: Duration,
+    /// Ask the old backend for the session's state before a planned move, and wait this long for the answer;
+    /// `None`: go by what was seen on the wire.
+    pub ask: Option<Duration>,
+}
+
+/// Which pod a reader gets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Routing {
+    /// The primary serves readers when no replica is fit.
+    pub ro_falls_back: bool,
+    /// pgmoor's own zone: replicas in it come first.
+    pub zone: Option<Zone>,
+    /// The lag limit of clusters that set none of their own.
+    pub lag_limit: Duration,
+}
+
+/// How pgmoor speaks to its operator.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// For people or for machines.
+    pub format: LogFormat,
+    /// The least severe events that are written.
+    pub level: LogLevel,
+}
+
+/// The form of a log line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// How severe an event is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogLevel {
+    /// Something is broken.
+    Error,
+    /// Something may break, or was refused.
+    Warn,
+    /// What an operator wants to know: starts, moves, ends.
+    Info,
+    /// One line per decision.
+    Debug,
+    /// Everything.
+    Trace,
+}

@@ -1,0 +1,199 @@
+//! Bringing a fresh backend to a session's state: one packet of requests, and the reading of their replies.
+//!
+//! Order matters: settings before anything that is parsed under them, `search_path` above all; the role after the
+//! settings, which may need more rights than it has; statements and channels last. Each step is a unit of its own
+//! (it ends with a ReadyForQuery), so that one that may fail does not take the others with it.
+
+use std::collections::VecDeque;
+
+use bytes::BytesMut;
+
+use crate::wire::message::write::frontend as write;
+use crate::wire::message::{ErrorFields, Parse, ReadyForQuery};
+use crate::wire::{TxStatus, backend};
+
+use super::state::{Prepared, Setting, State};
+
+/// The savepoint that never was: rolling back to it makes PostgreSQL itself hold the transaction aborted.
+const LOST: &str = "ROLLBACK TO SAVEPOINT pgmoor_transaction_lost";
+
+/// The requests, and what is expected back.
+#[derive(Debug)]
+pub struct Restore {
+    packet: BytesMut,
+    steps: VecDeque<Step>,
+    error: Option<String>,
+}
+
+/// One unit of the packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Step {
+    /// Settings, role, channels: if this fails the session is not what it was.
+    Must(&'static str),
+    /// A prepared statement: one that cannot be parsed any more fails for the client too, when it uses it.
+    May,
+    /// Meant to fail: the open transaction is made an aborted one.
+    Abort,
+}
+
+/// How far the restoring is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// More replies are due.
+    More,
+    /// The backend is in the session's state, with this transaction status.
+    Done(TxStatus),
+}
+
+impl Restore {
+    /// The way from a freshly logged-in backend to `state`. `aborted`: inside a transaction that has failed.
+    pub fn new(state: &State, aborted: bool) -> Self {
+        let mut restore = Self { packet: BytesMut::new(), steps: VecDeque::new(), error: None };
+        restore.settings(state);
+        restore.statements(state);
+        restore.channels(state);
+        if aborted {
+            restore.query("BEGIN", Step::Must("a transaction"));
+            restore.query(LOST, Step::Abort);
+        }
+        restore
+    }
+
+    /// Nothing has to be done.
+    pub fn is_empty(&self) -> bool {
+        self.steps.is_empty()
+    }
+
+    /// The bytes to send, once.
+    pub fn packet(&self) -> &[u8] {
+        &self.packet
+    }
+
+    fn settings(&mut self, state: &State) {
+        let settled = state.settled();
+        let (path, rest): (Vec<_>, Vec<_>) = settled.settings.iter().partition(|(name, _)| name.as_str() == "search_path");
+        let mut sql = String::new();
+        for (name, setting) in path.into_iter().chain(rest) {
+            append(&mut sql, name, setting);
+        }
+        if !sql.is_empty() {
+            self.query(&sql, Step::Must("a setting"));
+        }
+        let mut sql = String::new();
+        if let Some(setting) = &settled.authorization {
+            append(&mut sql, "session_authorization", setting);
+        }
+        if let Some(setting) = &settled.role {
+            append(&mut sql, "role", setting);
+        }
+        if !sql.is_empty() {
+            self.query(&sql, Step::Must("the role"));
+        }
+    }
+
+    fn statements(&mut self, state: &State) {
+        for prepared in state.prepared().values() {
+            match prepared {
+                Prepared::Protocol(body) => self.parse(body),
+                Prepared::Sql(text) => self.query(text, Step::May),
+            }
+        }
+    }
+
+    fn channels(&mut self, state: &State) {
+        let mut sql = String::new();
+        for channel in &state.settled().channels {
+            sql.push_str("LISTEN ");
+            sql.push_str(&quote(channel, '"'));
+            sql.push(';');
+        }
+        if !sql.is_empty() {
+            self.query(&sql, Step::Must("a channel"));
+        }
+        // The unnamed statement comes last: every simple query above would have ended it.
+        if let Some(body) = state.unnamed() {
+            self.parse(body);
+        }
+    }
+
+    fn query(&mut self, sql: &str, step: Step) {
+        write::query(&mut self.packet, sql);
+        self.steps.push_back(step);
+    }
+
+    fn parse(&mut self, body: &[u8]) {
+        let Ok(parse) = Parse::read(body) else { return }; // it was read when it was sent
+        write::parse_raw(&mut self.packet, parse.name, parse.query, parse.types);
+        write::sync(&mut self.packet);
+        self.steps.push_back(Step::May);
+    }
+
+    /// Takes one reply. ParameterStatus, notices and notifications are the caller's.
+    ///
+    /// # Errors
+    /// What could not be restored, in words for the client.
+    pub fn reply(&mut self, tag: u8, body: &[u8]) -> Result<Progress, String> {
+        match tag {
+            backend::ERROR_RESPONSE => {
+                self.error = Some(match ErrorFields::read(body) {
+                    Ok(fields) => format!("{} ({})", fields.message, fields.code),
+                    Err(error) => error.to_string(),
+                });
+                Ok(Progress::More)
+            }
+            backend::READY_FOR_QUERY => {
+                let Some(step) = self.steps.pop_front() else { return Err("an answer to nothing".to_owned()) };
+                match (step, self.error.take()) {
+                    (Step::Must(what), Some(error)) => return Err(format!("{what} could not be restored: {error}")),
+                    (Step::Abort, None) => return Err("the lost transaction could not be marked as failed".to_owned()),
+                    (Step::Must(_) | Step::May, None) | (Step::May | Step::Abort, Some(_)) => {}
+                }
+                if !self.steps.is_empty() {
+                    return Ok(Progress::More);
+                }
+                let ready = ReadyForQuery::read(body).map_err(|error| error.to_string())?;
+                Ok(Progress::Done(ready.status))
+            }
+            _ => Ok(Progress::More),
+        }
+    }
+}
+
+fn append(sql: &mut String, name: &str, setting: &Setting) {
+    match setting {
+        Setting::Statement(text) => {
+            sql.push_str(text.trim_end_matches([';', ' ', '\n']));
+            sql.push('\n'); // a trailing "--" comment must not swallow the next one
+        }
+        Setting::Value(value) => {
+            sql.push_str("SELECT pg_catalog.set_config(");
+            sql.push_str(&literal(name));
+            sql.push(',');
+            sql.push_str(&literal(value));
+            sql.push_str(",false)");
+        }
+    }
+    sql.push(';');
+}
+
+/// `text` between quotes of this kind, those inside doubled.
+fn quote(text: &str, mark: char) -> String {
+    let mut quoted = String::with_capacity(text.len() + 2);
+    quoted.push(mark);
+    for letter in text.chars() {
+        if letter == mark {
+            quoted.push(mark);
+        }
+        quoted.push(letter);
+    }
+    quoted.push(mark);
+    quoted
+}
+
+/// A string literal that means `text` whatever `standard_conforming_strings` says.
+fn literal(text: &str) -> String {
+    if text.contains('\\') { format!(" E{}", quote(&text.replace('\\', "\\\\"), '\'')) } else { quote(text, '\'') }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,128 @@
+//! What a client's text would do to its session: the few statements that matter, kept until the server says they ran.
+
+use std::sync::Arc;
+
+use crate::wire::sql::{self, Hints, Scope, Verb};
+
+/// A text that may touch session state or the transaction: its statements, in order.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Script {
+    acts: Vec<Act>,
+    /// Only the beginning of the text was seen.
+    cut: bool,
+}
+
+/// One statement of a text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Act {
+    /// What it does, by its leading words.
+    pub verb: Verb,
+    /// Calls in it that may change session state.
+    pub hints: Hints,
+    /// Its text, kept only where it would be run again to restore the state.
+    pub text: String,
+}
+
+/// What is known of a text: nothing to see, or a script. Shared by the statement, its portals and what is in flight.
+pub type Meaning = Option<Arc<Script>>;
+
+/// Reads `text`; `None` when it is one statement that can touch neither session state nor the transaction.
+/// `cut` says that only the beginning of a longer text is here: then it is never "nothing".
+pub fn read(text: &[u8], cut: bool) -> Meaning {
+    if !cut && sql::glance(text) {
+        return None;
+    }
+    let acts: Vec<Act> = sql::statements(text)
+        .map(|statement| {
+            let verb = statement.verb();
+            let text = if is_rerun(&verb) { String::from_utf8_lossy(statement.text()).into_owned() } else { String::new() };
+            Act { hints: statement.hints(), verb, text }
+        })
+        .filter(|act| act.verb != Verb::Empty)
+        .collect();
+    let dull = acts.len() <= 1 && acts.iter().all(|act| matches!(act.verb, Verb::Read | Verb::Write) && act.hints.is_empty());
+    (!dull || cut).then(|| Arc::new(Script { acts, cut }))
+}
+
+/// Statements that are run again, word for word, on the next server.
+fn is_rerun(verb: &Verb) -> bool {
+    matches!(
+        verb,
+        Verb::Set { scope: Scope::Session, .. }
+            | Verb::SetRole { scope: Scope::Session, .. }
+            | Verb::SetSessionAuthorization { scope: Scope::Session, .. }
+            | Verb::SetCharacteristics
+            | Verb::Prepare { .. }
+    )
+}
+
+impl Script {
+    /// The statements, in order.
+    pub fn acts(&self) -> &[Act] {
+        &self.acts
+    }
+
+    /// Only the beginning of the text was seen: what follows may do anything.
+    pub fn is_cut(&self) -> bool {
+        self.cut
+    }
+
+    /// A statement that may commit an explicit transaction.
+    pub fn may_commit(&self) -> bool {
+        self.cut || self.acts.iter().any(|act| matches!(act.verb, Verb::Commit { .. } | Verb::PrepareTransaction))
+    }
+
+    /// A statement that begins an explicit transaction.
+    pub fn begins(&self) -> bool {
+        self.acts.iter().any(|act| matches!(act.verb, Verb::Begin))
+    }
+
+    /// Nothing but a BEGIN.
+    pub fn only_begins(&self) -> bool {
+        matches!(self.acts.as_slice(), [Act { verb: Verb::Begin, .. }]) && !self.cut
+    }
+
+    /// Nothing but a ROLLBACK of the whole transaction.
+    pub fn only_rolls_back(&self) -> bool {
+        matches!(self.acts.as_slice(), [Act { verb: Verb::Rollback { chain: false }, .. }]) && !self.cut
+    }
+
+    /// A ROLLBACK of the whole transaction is among the statements.
+    pub fn rolls_back(&self) -> bool {
+        self.acts.iter().any(|act| matches!(act.verb, Verb::Rollback { .. }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn verbs(text: &str) -> Vec<Verb> {
+        read(text.as_bytes(), false).map_or_else(Vec::new, |script| script.acts().iter().map(|act| act.verb.clone()).collect())
+    }
+
+    #[test]
+    fn plain_statements_mean_nothing() {
+        for text in ["SELECT 1", "insert into t values (1)", "  UPDATE t SET a = 1;", "", "-- nothing"] {
+            assert_eq!(read(text.as_bytes(), false), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn two_plain_statements_are_counted() {
+        assert_eq!(verbs("SELECT 1; INSERT INTO t VALUES (1)"), [Verb::Read, Verb::Write]);
+    }
+
+    #[test]
+    fn what_a_cut_text_does_is_open() {
+        let script = read(b"SELECT 1", true).unwrap();
+        assert!(script.is_cut() && script.may_commit());
+    }
+
+    #[test]
+    fn only_what_is_run_again_keeps_its_text() {
+        let script = read(b"SET a.b = 'c'; SET LOCAL x.y = 'z'; LISTEN c", false).unwrap();
+        let texts: Vec<&str> = script.acts().iter().map(|act| act.text.trim()).collect();
+        assert_eq!(texts, ["SET a.b = 'c'", "", ""]);
+    }
+}

@@ -1,0 +1,446 @@
+//! What a session has built up on its backend, as learned from the wire: settings, role, prepared statements, channels, pins.
+//!
+//! Settings, role and LISTEN follow the transaction (a rolled-back SET never was); prepared statements and pins do not.
+//! ```text
+//!            BEGIN                SAVEPOINT s
+//!   now ───────────► mark(base) ─────────────► mark(s) …      ROLLBACK TO s: now = mark(s)
+//!    ▲                  │  COMMIT: marks dropped                ROLLBACK:      now = mark(base)
+//!    └──────────────────┘
+//! ```
+//! Outside a transaction block, statements sent together are one implicit transaction: its base mark is taken at the
+//! first statement that changes anything.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::wire::TxStatus;
+use crate::wire::sql::{self, Discard, Scope, Setting as Value, Verb};
+
+use super::pins::{Pin, Pins};
+use super::script::Act;
+
+/// Everything that would have to be carried to another backend.
+#[derive(Clone, Debug)]
+pub struct State {
+    now: Arc<Transactional>,
+    marks: Vec<Mark>,
+    prepared: BTreeMap<Vec<u8>, Prepared>,
+    unnamed: Unnamed,
+    pins: Pins,
+    doubt: bool,
+    /// Inside BEGIN … COMMIT, where an error undoes nothing by itself.
+    in_block: bool,
+    weight: usize,
+    limit: usize,
+}
+
+/// The part that a rollback takes back.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Transactional {
+    /// Settings by name, as PostgreSQL folds names.
+    pub settings: BTreeMap<String, Setting>,
+    /// The role in force, if it was changed.
+    pub role: Option<Setting>,
+    /// The session authorization in force, if it was changed.
+    pub authorization: Option<Setting>,
+    /// Channels listened to.
+    pub channels: BTreeSet<String>,
+}
+
+/// How one setting is made again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Setting {
+    /// By the client's own statement, word for word.
+    Statement(String),
+    /// By its canonical value, as the server told it.
+    Value(String),
+}
+
+/// A named prepared statement.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Prepared {
+    /// By a Parse message: its body, as the client sent it.
+    Protocol(Vec<u8>),
+    /// By SQL `PREPARE`: its text.
+    Sql(String),
+}
+
+#[derive(Clone, Debug)]
+struct Mark {
+    savepoint: Option<String>,
+    before: Arc<Transactional>,
+}
+
+/// The unnamed statement: one buffer, used again and again.
+#[derive(Clone, Debug, Default)]
+struct Unnamed {
+    body: Vec<u8>,
+    alive: bool,
+}
+
+impl State {
+    /// A fresh session. `limit`: bytes remembered at most; beyond, the session is pinned.
+    pub fn new(limit: usize) -> Self {
+        Self {
+            now: Arc::default(),
+            marks: Vec::new(),
+            prepared: BTreeMap::new(),
+            unnamed: Unnamed::default(),
+            pins: Pins::default(),
+            doubt: false,
+            in_block: false,
+            weight: 0,
+            limit,
+        }
+    }
+
+    /// Settings, role and channels: those that stand once the open transaction, if any, is rolled back.
+    pub fn settled(&self) -> &Transactional {
+        self.marks.first().map_or(&self.now, |mark| &mark.before)
+    }
+
+    /// Named prepared statements.
+    pub fn prepared(&self) -> &BTreeMap<Vec<u8>, Prepared> {
+        &self.prepared
+    }
+
+    /// The Parse body of the unnamed statement, while it lives.
+    pub fn unnamed(&self) -> Option<&[u8]> {
+        self.unnamed.alive.then_some(self.unnamed.body.as_slice())
+    }
+
+    /// What ties the session to its backend.
+    pub fn pins(&self) -> Pins {
+        self.pins
+    }
+
+    /// Whether the session listens: then it wants a backend even while idle.
+    pub fn listens(&self) -> bool {
+        !self.settled().channels.is_empty()
+    }
+
+    /// Something ran whose effect cannot be read off the wire: the backend should be asked at the next idle boundary.
+    pub fn in_doubt(&self) -> bool {
+        self.doubt
+    }
+
+    /// The backend could not be asked: what the wire told has to do.
+    pub fn give_up_doubt(&mut self) {
+        self.doubt = false;
+    }
+
+    /// A Parse for the unnamed statement goes out: it replaces what was there, whatever becomes of it.
+    pub fn unnamed_sent(&mut self, body: &[u8]) {
+        self.unnamed.alive = false;
+        self.unnamed.body.clear();
+        if body.len() <= self.limit {
+            self.unnamed.body.extend_from_slice(body);
+        }
+    }
+
+    /// More of the body of the Parse for the unnamed statement.
+    pub fn unnamed_goes_on(&mut self, part: &[u8]) {
+        if self.unnamed.body.is_empty() || self.unnamed.body.len() + part.len() > self.limit {
+            self.unnamed.body.clear(); // too large to carry: it will not be there after a move
+        } else {
+            self.unnamed.body.extend_from_slice(part);
+        }
+    }
+
+    /// Bytes remembered at most.
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// ParseComplete for the unnamed statement.
+    pub fn unnamed_parsed(&mut self) {
+        self.unnamed.alive = !self.unnamed.body.is_empty();
+    }
+
+    /// A simple query, or an error in Parse, ends the unnamed statement.
+    pub fn unnamed_gone(&mut self) {
+        self.unnamed.alive = false;
+    }
+
+    /// ParseComplete for a named statement.
+    pub fn parsed(&mut self, name: &[u8], body: Vec<u8>) {
+        self.remember(name, Prepared::Protocol(body));
+    }
+
+    /// CloseComplete for a statement.
+    pub fn closed(&mut self, name: &[u8]) {
+        if name.is_empty() {
+            self.unnamed_gone();
+        } else {
+            self.forget(name);
+        }
+    }
+
+    /// The state can no longer be remembered whole.
+    pub fn overflow(&mut self) {
+        self.pins.insert(Pin::StateTooLarge);
+    }
+
+    /// A statement completed. `tag` is the server's command tag: it, not the text, says what happened.
+    pub fn completed(&mut self, act: &Act, tag: &[u8]) {
+        if !act.hints.is_empty() {
+            self.hinted(act);
+        }
+        match &act.verb {
+            Verb::Begin => self.begin(),
+            Verb::Commit { .. } | Verb::PrepareTransaction if tag == b"ROLLBACK" => self.end(false, true),
+            Verb::Commit { chain } => self.end(*chain, false),
+            Verb::Rollback { chain } => self.end(*chain, true),
+            Verb::PrepareTransaction => self.end(false, false),
+            Verb::Savepoint { name } => self.mark(Some(name.clone())),
+            Verb::Release { name } => self.release(name),
+            Verb::RollbackTo { savepoint } => self.roll_back_to(savepoint),
+            Verb::Discard(what) => self.discard(*what),
+            Verb::Prepare { name } => self.remember(name.as_bytes(), Prepared::Sql(act.text.clone())),
+            Verb::Deallocate { name: Some(name) } => self.forget(name.as_bytes()),
+            Verb::Deallocate { name: None } => self.forget_all(),
+            Verb::Execute { name } => self.doubt |= self.is_loud(name.as_bytes()),
+            Verb::DeclareCursor { hold: true, .. } => self.pins.insert(Pin::HeldCursor),
+            Verb::CreateTemp => self.pins.insert(Pin::TempObject),
+            Verb::Load => self.pins.insert(Pin::Load),
+            Verb::CloseCursor { .. } => self.doubt |= self.pins.has(Pin::HeldCursor),
+            Verb::Drop => self.doubt |= self.pins.has(Pin::TempObject),
+            Verb::Do => self.doubt = true,
+            Verb::Set { .. }
+            | Verb::SetRole { .. }
+            | Verb::SetSessionAuthorization { .. }
+            | Verb::SetCharacteristics
+            | Verb::Reset { .. }
+            | Verb::ResetAll
+            | Verb::Listen { .. }
+            | Verb::Unlisten { .. } => self.set(act),
+            Verb::SetTransaction
+            | Verb::FinishPrepared
+            | Verb::DeclareCursor { hold: false, .. }
+            | Verb::Fetch
+            | Verb::CopyIn
+            | Verb::CopyOut
+            | Verb::Call
+            | Verb::Read
+            | Verb::Write
+            | Verb::Empty => {}
+        }
+    }
+
+    /// A statement that changes what a rollback takes back.
+    fn set(&mut self, act: &Act) {
+        let again = || Setting::Statement(act.text.clone());
+        match &act.verb {
+            Verb::Set { scope: Scope::Session, name, value: Value::Default } | Verb::Reset { name } => self.change(|now| {
+                now.settings.remove(name);
+            }),
+            Verb::Set { scope: Scope::Session, name, value: Value::Values(_) | Value::Raw(_) } => self.change(|now| {
+                now.settings.insert(name.clone(), again());
+            }),
+            Verb::SetRole { scope: Scope::Session, role } => self.change(|now| now.role = role.as_ref().map(|_| again())),
+            Verb::SetSessionAuthorization { scope: Scope::Session, user } => self.change(|now| {
+                now.authorization = user.as_ref().map(|_| again());
+                now.role = None;
+            }),
+            Verb::SetCharacteristics => {
+                self.doubt = true; // it sets several settings: until asked, the statements are run again in turn
+                self.change(|now| {
+                    now.settings.insert(act.text.clone(), again());
+                });
+            }
+            Verb::ResetAll => self.change(|now| now.settings.clear()),
+            Verb::Listen { channel } => self.change(|now| {
+                now.channels.insert(channel.clone());
+            }),
+            Verb::Unlisten { channel: Some(channel) } => self.change(|now| {
+                now.channels.remove(channel);
+            }),
+            Verb::Unlisten { channel: None } => self.change(|now| now.channels.clear()),
+            _ => {} // SET LOCAL, and statements that are not handed here
+        }
+    }
+
+    /// More of a text ran than was seen.
+    pub fn ran_unseen(&mut self) {
+        self.doubt = true;
+    }
+
+    /// An error: what the implicit transaction did so far is undone; an explicit one waits for its ROLLBACK.
+    pub fn failed(&mut self) {
+        if !self.in_block {
+            self.roll_back();
+        }
+    }
+
+    /// ReadyForQuery: outside a transaction nothing is left to be undone.
+    pub fn ready(&mut self, status: TxStatus) {
+        self.in_block = status != TxStatus::Idle;
+        if !self.in_block {
+            self.marks.clear();
+        }
+    }
+
+    /// The backend is gone, and the open transaction with it.
+    pub fn transaction_lost(&mut self) {
+        self.roll_back();
+        self.in_block = false;
+    }
+
+    /// The backend was asked: its answer is the truth.
+    pub fn learn(&mut self, truth: Transactional, statements: BTreeMap<String, String>, pins: Pins) {
+        self.doubt = false;
+        self.now = Arc::new(truth);
+        self.marks.clear();
+        let told = |name: &[u8]| std::str::from_utf8(name).is_ok_and(|name| statements.contains_key(name));
+        let gone: Vec<Vec<u8>> = self.prepared.keys().filter(|name| !told(name)).cloned().collect();
+        for name in gone {
+            self.forget(&name);
+        }
+        for (name, text) in statements {
+            // Protocol-level ones are known from the wire; the server shows those of SQL with their whole text.
+            if !self.prepared.contains_key(name.as_bytes()) && text.trim_start().get(..7).is_some_and(|word| word.eq_ignore_ascii_case("prepare")) {
+                self.remember(name.as_bytes(), Prepared::Sql(text));
+            }
+        }
+        self.pins = self.pins.corrected(pins);
+    }
+
+    fn hinted(&mut self, act: &Act) {
+        if act.hints.advisory_lock {
+            self.pins.insert(Pin::AdvisoryLock);
+        }
+        if act.hints.into_temp {
+            self.pins.insert(Pin::TempObject);
+        }
+        self.doubt = true;
+    }
+
+    fn change(&mut self, edit: impl FnOnce(&mut Transactional)) {
+        if self.marks.is_empty() {
+            self.mark(None);
+        }
+        edit(Arc::make_mut(&mut self.now));
+        if self.now.weight() > self.limit {
+            self.overflow();
+        }
+    }
+
+    fn begin(&mut self) {
+        self.mark(None);
+        self.in_block = true;
+    }
+
+    fn mark(&mut self, savepoint: Option<String>) {
+        if savepoint.is_none() && !self.marks.is_empty() {
+            return; // BEGIN after other statements of one batch: their implicit transaction becomes the block.
+        }
+        self.marks.push(Mark { savepoint, before: Arc::clone(&self.now) });
+    }
+
+    fn end(&mut self, chain: bool, undo: bool) {
+        if undo {
+            self.roll_back();
+        }
+        self.marks.clear();
+        self.in_block = false;
+        if chain {
+            self.begin();
+        }
+    }
+
+    fn roll_back(&mut self) {
+        if let Some(mark) = self.marks.drain(..).next() {
+            self.now = mark.before;
+        }
+    }
+
+    fn roll_back_to(&mut self, savepoint: &str) {
+        if let Some(at) = self.position(savepoint) {
+            self.marks.truncate(at + 1);
+            if let Some(mark) = self.marks.last() {
+                self.now = Arc::clone(&mark.before);
+            }
+        }
+    }
+
+    fn release(&mut self, savepoint: &str) {
+        if let Some(at) = self.position(savepoint) {
+            self.marks.truncate(at);
+        }
+    }
+
+    fn position(&self, savepoint: &str) -> Option<usize> {
+        self.marks.iter().rposition(|mark| mark.savepoint.as_deref() == Some(savepoint))
+    }
+
+    fn discard(&mut self, what: Discard) {
+        match what {
+            Discard::All => {
+                self.now = Arc::default();
+                self.marks.clear();
+                self.forget_all();
+                self.pins.unpin_discarded();
+                self.doubt = false;
+            }
+            Discard::Temp => self.pins.remove(Pin::TempObject),
+            Discard::Plans | Discard::Sequences => {}
+        }
+    }
+
+    fn remember(&mut self, name: &[u8], prepared: Prepared) {
+        self.weight += name.len() + prepared.weight();
+        if self.weight > self.limit {
+            self.overflow();
+        }
+        if let Some(old) = self.prepared.insert(name.to_vec(), prepared) {
+            self.weight -= name.len() + old.weight();
+        }
+    }
+
+    /// A statement prepared by SQL in whose text calls were seen that may change the session.
+    fn is_loud(&self, name: &[u8]) -> bool {
+        match self.prepared.get(name) {
+            Some(Prepared::Sql(text)) => sql::statements(text.as_bytes()).any(|statement| !statement.hints().is_empty()),
+            Some(Prepared::Protocol(_)) | None => false,
+        }
+    }
+
+    fn forget(&mut self, name: &[u8]) {
+        if let Some(old) = self.prepared.remove(name) {
+            self.weight -= name.len() + old.weight();
+        }
+    }
+
+    fn forget_all(&mut self) {
+        self.prepared.clear();
+        self.unnamed_gone();
+        self.weight = 0;
+    }
+}
+
+impl Transactional {
+    fn weight(&self) -> usize {
+        let settings: usize = self.settings.iter().map(|(name, setting)| name.len() + setting.weight()).sum();
+        settings + self.channels.iter().map(String::len).sum::<usize>()
+    }
+}
+
+impl Setting {
+    fn weight(&self) -> usize {
+        match self {
+            Self::Statement(text) | Self::Value(text) => text.len(),
+        }
+    }
+}
+
+impl Prepared {
+    fn weight(&self) -> usize {
+        match self {
+            Self::Protocol(body) => body.len(),
+            Self::Sql(text) => text.len(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

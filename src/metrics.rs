@@ -1,0 +1,664 @@
+//! What pgmoor counts and measures, in Prometheus' terms. Labels are our own words or configured names: their number is bounded.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use prometheus::{
+    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
+};
+use tokio::time::Instant;
+
+use crate::config::Endpoint;
+use crate::error::Code;
+use crate::ids::{ClusterName, PodName};
+use crate::topology::routing::RoutingTable;
+
+/// Seconds; a hold is a failover (seconds) or a rolling update's step (tens of seconds).
+const HOLD_BUCKETS: &[f64] = &[
+    0.01, 0.05, 0.1, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0, 60.0,
+];
+/// Seconds; joining a backend is a connect, a login and a restore: each a round trip or a few.
+const JOIN_BUCKETS: &[f64] = &[
+    0.000_5, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0,
+];
+
+/// What a session is doing, as the gauge `pgmoor_sessions` shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum SessionState {
+    /// Not logged in yet.
+    Login,
+    /// Logged in, without a backend, and without need of one.
+    Loose,
+    /// On a backend.
+    Attached,
+    /// Waiting for a pod that can serve it.
+    Held,
+    /// Connecting to a backend, or bringing it to the session's state.
+    Joining,
+}
+
+impl SessionState {
+    /// Every state.
+    pub const ALL: [Self; 5] = [
+        Self::Login,
+        Self::Loose,
+        Self::Attached,
+        Self::Held,
+        Self::Joining,
+    ];
+
+    /// The label.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Login => "login",
+            Self::Loose => "loose",
+            Self::Attached => "attached",
+            Self::Held => "held",
+            Self::Joining => "joining",
+        }
+    }
+}
+
+/// Which way relayed bytes flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// From the client to PostgreSQL.
+    ToBackend,
+    /// From PostgreSQL to the client.
+    ToClient,
+}
+
+impl Direction {
+    /// The label.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ToBackend => "to_backend",
+            Self::ToClient => "to_client",
+        }
+    }
+}
+
+/// A step of joining a backend, timed by `pgmoor_join_seconds`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JoinStep {
+    /// TCP and TLS.
+    Connect,
+    /// Startup and authentication.
+    Login,
+    /// Bringing the backend to the session's state.
+    Restore,
+}
+
+impl JoinStep {
+    /// The label.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Login => "login",
+            Self::Restore => "restore",
+        }
+    }
+}
+
+/// Everything that is counted. One per process, passed as `Arc<Metrics>`.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    sessions: IntGaugeVec,
+    connections: IntCounterVec,
+    switches: IntCounterVec,
+    holds: IntGauge,
+    hold_seconds: Histogram,
+    join_seconds: HistogramVec,
+    to_backend: IntCounter,
+    to_client: IntCounter,
+    errors: IntCounterVec,
+    probes: IntCounterVec,
+    cancels: IntCounterVec,
+    pins: IntCounterVec,
+    fenced: IntCounter,
+    auth_failures: IntCounter,
+    pod_role: IntGaugeVec,
+    route_epoch: IntGaugeVec,
+    timeline: IntGaugeVec,
+    table_stale: IntGaugeVec,
+    /// The pods `pod_role` shows now, per cluster: those that go are taken out of it.
+    shown: Mutex<BTreeMap<ClusterName, BTreeSet<PodName>>>,
+}
+
+/// One session in `pgmoor_sessions`; leaves the gauge when dropped.
+#[derive(Debug)]
+pub struct SessionGauge {
+    by_state: [IntGauge; SessionState::ALL.len()],
+    state: SessionState,
+}
+
+/// One session in `pgmoor_holds`; when dropped it leaves the gauge and its length is observed.
+#[derive(Debug)]
+pub struct HoldGauge {
+    holds: IntGauge,
+    seconds: Histogram,
+    since: Instant,
+}
+
+impl Metrics {
+    /// A registry of its own with every metric in it.
+    ///
+    /// # Errors
+    /// A metric was named badly or twice: a fault of this file, which its test would show.
+    #[expect(clippy::too_many_lines, reason = "a table: one entry a metric")]
+    pub fn new() -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        let r = &registry;
+        let bytes = counters(r, "bytes_total", "Bytes relayed.", &["direction"])?;
+        let build = gauges(
+            r,
+            "build_info",
+            "1, with this build's version.",
+            &["version"],
+        )?;
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        Ok(Self {
+            sessions: gauges(
+                r,
+                "sessions",
+                "Client sessions by what they are doing.",
+                &["endpoint", "state"],
+            )?,
+            connections: counters(
+                r,
+                "connections_total",
+                "Client connections accepted.",
+                &["endpoint"],
+            )?,
+            switches: counters(
+                r,
+                "switches_total",
+                "Times a session left its backend for another, by reason and outcome.",
+                &["reason", "outcome"],
+            )?,
+            holds: gauge(
+                r,
+                "holds",
+                "Sessions waiting for a pod that can serve them.",
+            )?,
+            hold_seconds: histogram(r, "hold_seconds", "How long sessions waited for a pod.")?,
+            join_seconds: histograms(
+                r,
+                "join_seconds",
+                "Time to join a backend, by step.",
+                &["step"],
+            )?,
+            to_backend: bytes.with_label_values(&[Direction::ToBackend.as_str()]),
+            to_client: bytes.with_label_values(&[Direction::ToClient.as_str()]),
+            errors: counters(
+                r,
+                "errors_total",
+                "Errors pgmoor itself told a client.",
+                &["code"],
+            )?,
+            probes: counters(
+                r,
+                "probes_total",
+                "Probes of pods, by outcome.",
+                &["cluster", "outcome"],
+            )?,
+            cancels: counters(
+                r,
+                "cancels_total",
+                "Cancel requests, by outcome.",
+                &["outcome"],
+            )?,
+            pins: counters(
+                r,
+                "pins_total",
+                "Times a session became tied to its backend, by reason.",
+                &["reason"],
+            )?,
+            fenced: counter(
+                r,
+                "fenced_total",
+                "Backends cut because their primary was superseded.",
+            )?,
+            auth_failures: counter(
+                r,
+                "auth_failures_total",
+                "Logins refused for a wrong user or password.",
+            )?,
+            pod_role: gauges(
+                r,
+                "pod_role",
+                "1 for the role a pod has now, 0 for the others.",
+                &["cluster", "pod", "role"],
+            )?,
+            route_epoch: gauges(
+                r,
+                "route_epoch",
+                "The number of the routing table in use.",
+                &["cluster"],
+            )?,
+            timeline: gauges(
+                r,
+                "timeline",
+                "The highest timeline proven on a primary.",
+                &["cluster"],
+            )?,
+            table_stale: gauges(
+                r,
+                "table_stale",
+                "1 while the watch of the cluster is broken.",
+                &["cluster"],
+            )?,
+            shown: Mutex::default(),
+            registry,
+        })
+    }
+
+    /// Counts a session in, until the guard is dropped.
+    pub fn session(&self, endpoint: Endpoint, state: SessionState) -> SessionGauge {
+        let by_state = SessionState::ALL.map(|state| {
+            self.sessions
+                .with_label_values(&[endpoint.as_str(), state.as_str()])
+        });
+        by_state[state as usize].inc();
+        SessionGauge { by_state, state }
+    }
+
+    /// A client connected.
+    pub fn connected(&self, endpoint: Endpoint) {
+        self.connections
+            .with_label_values(&[endpoint.as_str()])
+            .inc();
+    }
+
+    /// A session left its backend for another, or tried to.
+    pub fn switched(&self, reason: &'static str, outcome: &'static str) {
+        self.switches.with_label_values(&[reason, outcome]).inc();
+    }
+
+    /// A session starts to wait; the wait ends when the guard is dropped.
+    pub fn hold(&self) -> HoldGauge {
+        self.holds.inc();
+        HoldGauge {
+            holds: self.holds.clone(),
+            seconds: self.hold_seconds.clone(),
+            since: Instant::now(),
+        }
+    }
+
+    /// The sessions waiting now.
+    pub fn holds(&self) -> u64 {
+        u64::try_from(self.holds.get()).unwrap_or_default()
+    }
+
+    /// A step of joining a backend took this long.
+    pub fn joined(&self, step: JoinStep, took: Duration) {
+        self.join_seconds
+            .with_label_values(&[step.as_str()])
+            .observe(took.as_secs_f64());
+    }
+
+    /// This many bytes were relayed. Cheap; still, sessions call it at boundaries, not per read.
+    pub fn bytes(&self, direction: Direction, count: u64) {
+        match direction {
+            Direction::ToBackend => self.to_backend.inc_by(count),
+            Direction::ToClient => self.to_client.inc_by(count),
+        }
+    }
+
+    /// A client was told this.
+    pub fn error(&self, code: Code) {
+        self.errors.with_label_values(&[code.label()]).inc();
+    }
+
+    /// A probe ended.
+    pub fn probed(&self, cluster: &ClusterName, outcome: &'static str) {
+        self.probes
+            .with_label_values(&[cluster.as_str(), outcome])
+            .inc();
+    }
+
+    /// A cancel request was dealt with.
+    pub fn cancelled(&self, outcome: &'static str) {
+        self.cancels.with_label_values(&[outcome]).inc();
+    }
+
+    /// A session became tied to its backend.
+    pub fn pinned(&self, reason: &'static str) {
+        self.pins.with_label_values(&[reason]).inc();
+    }
+
+    /// A backend was cut because its primary was superseded.
+    pub fn fenced(&self) {
+        self.fenced.inc();
+    }
+
+    /// A login was refused.
+    pub fn auth_failed(&self) {
+        self.auth_failures.inc();
+    }
+
+    /// Shows a new routing table; pods that are not in it any more disappear.
+    pub fn observe_table(&self, table: &RoutingTable) {
+        let cluster = table.cluster.as_str();
+        self.route_epoch
+            .with_label_values(&[cluster])
+            .set(saturating(table.epoch.0));
+        self.timeline
+            .with_label_values(&[cluster])
+            .set(i64::from(table.floor.0));
+        self.table_stale
+            .with_label_values(&[cluster])
+            .set(i64::from(table.stale));
+
+        let mut shown = self.shown.lock();
+        let before = shown.entry(table.cluster.clone()).or_default();
+        for gone in before.iter().filter(|pod| !table.pods.contains_key(*pod)) {
+            for role in ROLES {
+                // Not there is as good as removed.
+                let _ = self
+                    .pod_role
+                    .remove_label_values(&[cluster, gone.as_str(), role]);
+            }
+        }
+        *before = table.pods.keys().cloned().collect();
+        for (pod, route) in &table.pods {
+            let now = route.role.as_str();
+            for role in ROLES {
+                self.pod_role
+                    .with_label_values(&[cluster, pod.as_str(), role])
+                    .set(i64::from(role == now));
+            }
+        }
+    }
+
+    /// Everything in Prometheus' text format (content type [`prometheus::TEXT_FORMAT`]).
+    ///
+    /// # Errors
+    /// The encoder refused; it does for a family without metrics, which the registry does not give.
+    pub fn render(&self) -> Result<String, prometheus::Error> {
+        let mut text = Vec::with_capacity(16 * 1024);
+        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+}
+
+impl SessionGauge {
+    /// The session does something else now.
+    pub fn becomes(&mut self, state: SessionState) {
+        if self.state != state {
+            self.by_state[self.state as usize].dec();
+            self.by_state[state as usize].inc();
+            self.state = state;
+        }
+    }
+
+    /// What it does now.
+    pub const fn state(&self) -> SessionState {
+        self.state
+    }
+}
+
+impl Drop for SessionGauge {
+    fn drop(&mut self) {
+        self.by_state[self.state as usize].dec();
+    }
+}
+
+impl Drop for HoldGauge {
+    fn drop(&mut self) {
+        self.holds.dec();
+        self.seconds.observe(self.since.elapsed().as_secs_f64());
+    }
+}
+
+/// All that `topology::routing::Role::as_str` can say.
+const ROLES: [&str; 4] = ["primary", "replica", "superseded", "unknown"];
+
+fn saturating(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn named(name: &str, help: &str) -> Opts {
+    Opts::new(name, help).namespace("pgmoor")
+}
+
+fn counter(registry: &Registry, name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {
+    let metric = IntCounter::with_opts(named(name, help))?;
+    registry.register(Box::new(metric.clone()))?;
+    Ok(metric)
+}
+
+fn counters(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+) -> Result<IntCounterVec, prometheus::Error> {
+    let metric = IntCounterVec::new(named(name, help), labels)?;
+    registry.register(Box::new(metric.clone()))?;
+    Ok(metric)
+}
+
+fn gauge(registry: &Registry, name: &str, help: &str) -> Result<IntGauge, prometheus::Error> {
+    let metric = IntGauge::with_opts(named(name, help))?;
+    registry.register(Box::new(metric.clone()))?;
+    Ok(metric)
+}
+
+fn gauges(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+) -> Result<IntGaugeVec, prometheus::Error> {
+    let metric = IntGaugeVec::new(named(name, help), labels)?;
+    registry.register(Box::new(metric.clone()))?;
+    Ok(metric)
+}
+
+fn histogram(registry: &Registry, name: &str, help: &str) -> Result<Histogram, prometheus::Error> {
+    let opts = HistogramOpts::from(named(name, help)).buckets(HOLD_BUCKETS.to_vec());
+    let metric = Histogram::with_opts(opts)?;
+    registry.register(Box::new(metric.clone()))?;
+    Ok(metric)
+}
+
+fn histograms(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+) -> Result<HistogramVec, prometheus::Error> {
+    let opts = HistogramOpts::from(named(name, help)).buckets(JOIN_BUCKETS.to_vec());
+    let metric = HistogramVec::new(opts, labels)?;
+    registry.register(Box::new(metric.clone()))?;
+    Ok(metric)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{Epoch, PodId, Timeline};
+    use crate::topology::routing::{Primary, Role, Route, Vacancy};
+
+    /// The value of one line of the text format.
+    fn value(metrics: &Metrics, series: &str) -> Option<f64> {
+        let text = metrics.render().unwrap();
+        let line = text.lines().find(|line| {
+            line.strip_prefix(series)
+                .is_some_and(|rest| rest.starts_with(' '))
+        })?;
+        line.rsplit(' ').next()?.parse().ok()
+    }
+
+    fn table(pods: &[(&str, Role)]) -> RoutingTable {
+        let route = |name: &str, role| Route {
+            id: PodId::new(name, "uid"),
+            address: None,
+            role,
+            draining: false,
+            ready: true,
+            zone: None,
+        };
+        RoutingTable {
+            cluster: "orders".into(),
+            epoch: Epoch(7),
+            primary: Primary::Nobody(Vacancy::Unnamed),
+            pods: pods
+                .iter()
+                .map(|(name, role)| ((*name).into(), route(name, *role)))
+                .collect(),
+            floor: Timeline(3),
+            stale: true,
+        }
+    }
+
+    #[test]
+    fn a_session_is_in_one_state_until_it_ends() {
+        let metrics = Metrics::new().unwrap();
+        let mut session = metrics.session(Endpoint::Rw, SessionState::Login);
+        assert_eq!(
+            value(&metrics, r#"pgmoor_sessions{endpoint="rw",state="login"}"#),
+            Some(1.0)
+        );
+        session.becomes(SessionState::Loose);
+        assert_eq!(session.state(), SessionState::Loose);
+        assert_eq!(
+            value(&metrics, r#"pgmoor_sessions{endpoint="rw",state="login"}"#),
+            Some(0.0)
+        );
+        assert_eq!(
+            value(&metrics, r#"pgmoor_sessions{endpoint="rw",state="loose"}"#),
+            Some(1.0)
+        );
+        assert_eq!(
+            value(&metrics, r#"pgmoor_sessions{endpoint="ro",state="loose"}"#),
+            None
+        );
+        drop(session);
+        assert_eq!(
+            value(&metrics, r#"pgmoor_sessions{endpoint="rw",state="loose"}"#),
+            Some(0.0)
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_hold_is_measured_when_it_ends() {
+        let metrics = Metrics::new().unwrap();
+        let hold = metrics.hold();
+        tokio::time::advance(Duration::from_secs(4)).await;
+        assert_eq!(
+            (
+                metrics.holds(),
+                value(&metrics, "pgmoor_hold_seconds_count")
+            ),
+            (1, Some(0.0))
+        );
+        drop(hold);
+        assert_eq!(
+            (metrics.holds(), value(&metrics, "pgmoor_hold_seconds_sum")),
+            (0, Some(4.0))
+        );
+        assert_eq!(
+            value(&metrics, r#"pgmoor_hold_seconds_bucket{le="3"}"#),
+            Some(0.0)
+        );
+        assert_eq!(
+            value(&metrics, r#"pgmoor_hold_seconds_bucket{le="5"}"#),
+            Some(1.0)
+        );
+    }
+
+    #[test]
+    fn a_table_replaces_the_one_before() {
+        let metrics = Metrics::new().unwrap();
+        let role = |pod: &str, role: &str| {
+            value(
+                &metrics,
+                &format!(r#"pgmoor_pod_role{{cluster="orders",pod="{pod}",role="{role}"}}"#),
+            )
+        };
+        metrics.observe_table(&table(&[("pg-0", Role::Primary), ("pg-1", Role::Unknown)]));
+        assert_eq!(
+            (role("pg-0", "primary"), role("pg-0", "superseded")),
+            (Some(1.0), Some(0.0))
+        );
+        assert_eq!(role("pg-1", "unknown"), Some(1.0));
+        assert_eq!(
+            value(&metrics, r#"pgmoor_route_epoch{cluster="orders"}"#),
+            Some(7.0)
+        );
+        assert_eq!(
+            value(&metrics, r#"pgmoor_timeline{cluster="orders"}"#),
+            Some(3.0)
+        );
+        assert_eq!(
+            value(&metrics, r#"pgmoor_table_stale{cluster="orders"}"#),
+            Some(1.0)
+        );
+
+        metrics.observe_table(&table(&[("pg-0", Role::Superseded)]));
+        assert_eq!(
+            (role("pg-0", "primary"), role("pg-0", "superseded")),
+            (Some(0.0), Some(1.0))
+        );
+        assert_eq!(
+            (role("pg-1", "unknown"), role("pg-1", "primary")),
+            (None, None)
+        );
+    }
+
+    #[test]
+    fn every_role_has_its_series() {
+        let replica = Role::Replica {
+            fit: true,
+            lag: None,
+            replayed: None,
+        };
+        let mut roles =
+            [Role::Primary, replica, Role::Superseded, Role::Unknown].map(|role| role.as_str());
+        roles.sort_unstable();
+        assert_eq!(roles, ROLES);
+    }
+
+    #[test]
+    fn what_happened_is_counted_under_its_label() {
+        let metrics = Metrics::new().unwrap();
+        metrics.error(Code::HoldExpired);
+        metrics.switched("draining", "done");
+        metrics.bytes(Direction::ToClient, 10);
+        metrics.bytes(Direction::ToClient, 5);
+        metrics.probed(&"orders".into(), "answered");
+        metrics.connected(Endpoint::Ro);
+        metrics.cancelled("forwarded");
+        metrics.pinned("temp_object");
+        metrics.fenced();
+        metrics.auth_failed();
+        metrics.joined(JoinStep::Restore, Duration::from_millis(3));
+        let expected = [
+            (r#"pgmoor_errors_total{code="hold_expired"}"#, 1.0),
+            (
+                r#"pgmoor_switches_total{outcome="done",reason="draining"}"#,
+                1.0,
+            ),
+            (r#"pgmoor_bytes_total{direction="to_client"}"#, 15.0),
+            (r#"pgmoor_bytes_total{direction="to_backend"}"#, 0.0),
+            (
+                r#"pgmoor_probes_total{cluster="orders",outcome="answered"}"#,
+                1.0,
+            ),
+            (r#"pgmoor_connections_total{endpoint="ro"}"#, 1.0),
+            (r#"pgmoor_cancels_total{outcome="forwarded"}"#, 1.0),
+            (r#"pgmoor_pins_total{reason="temp_object"}"#, 1.0),
+            ("pgmoor_fenced_total", 1.0),
+            ("pgmoor_auth_failures_total", 1.0),
+            (r#"pgmoor_join_seconds_count{step="restore"}"#, 1.0),
+        ];
+        for (series, count) in expected {
+            assert_eq!(value(&metrics, series), Some(count), "{series}");
+        }
+    }
+}

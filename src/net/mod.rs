@@ -1,0 +1,194 @@
+//! Sockets: one stream type for plain and TLS connections, how they are opened, and how a vanished peer is noticed.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use rustls_pki_types::CertificateDer;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::time::{Instant, timeout_at};
+
+pub mod pipe;
+pub mod tls;
+
+/// Connections the kernel may hold for us before we accept them.
+const BACKLOG: u32 = 4096;
+/// Silence after which the kernel begins to ask whether the peer is still there.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(5);
+/// Pause between two such questions.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
+/// Unanswered questions after which the connection is dead.
+const KEEPALIVE_RETRIES: u32 = 3;
+/// How long sent bytes may stay unacknowledged by a backend's kernel: without it a lost node hangs for 15 minutes.
+const BACKEND_UNACKED: Duration = Duration::from_secs(10);
+
+/// A TCP connection, with or without TLS on it.
+#[derive(Debug)]
+pub enum Stream {
+    /// Bytes as they are.
+    Plain(TcpStream),
+    /// We are the TLS server: a client's connection.
+    TlsServer(Box<tokio_rustls::server::TlsStream<TcpStream>>),
+    /// We are the TLS client: a connection to PostgreSQL.
+    TlsClient(Box<tokio_rustls::client::TlsStream<TcpStream>>),
+}
+
+impl Stream {
+    /// The socket underneath. Reading or writing it past a TLS layer breaks that layer.
+    pub fn socket(&self) -> &TcpStream {
+        match self {
+            Self::Plain(socket) => socket,
+            Self::TlsServer(tls) => tls.get_ref().0,
+            Self::TlsClient(tls) => tls.get_ref().0,
+        }
+    }
+
+    /// The socket, if bytes may be read and written on it directly (`try_read`, `try_write`).
+    pub const fn plain(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Plain(socket) => Some(socket),
+            Self::TlsServer(_) | Self::TlsClient(_) => None,
+        }
+    }
+
+    /// The other side's address.
+    ///
+    /// # Errors
+    /// The socket is no longer connected.
+    pub fn peer(&self) -> io::Result<SocketAddr> {
+        self.socket().peer_addr()
+    }
+
+    /// Is TLS spoken on it?
+    pub const fn is_tls(&self) -> bool {
+        self.plain().is_none()
+    }
+
+    /// The name the client asked for in its TLS hello (SNI).
+    pub fn server_name(&self) -> Option<&str> {
+        match self {
+            Self::Plain(_) | Self::TlsClient(_) => None,
+            Self::TlsServer(tls) => tls.get_ref().1.server_name(),
+        }
+    }
+
+    /// The certificate the peer proved to own, if it showed one.
+    pub fn peer_certificate(&self) -> Option<&CertificateDer<'static>> {
+        let chain = match self {
+            Self::Plain(_) => None,
+            Self::TlsServer(tls) => tls.get_ref().1.peer_certificates(),
+            Self::TlsClient(tls) => tls.get_ref().1.peer_certificates(),
+        };
+        chain.and_then(|chain| chain.first())
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(socket) => Pin::new(socket).poll_read(cx, buf),
+            Self::TlsServer(tls) => Pin::new(tls).poll_read(cx, buf),
+            Self::TlsClient(tls) => Pin::new(tls).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(socket) => Pin::new(socket).poll_write(cx, buf),
+            Self::TlsServer(tls) => Pin::new(tls).poll_write(cx, buf),
+            Self::TlsClient(tls) => Pin::new(tls).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(socket) => Pin::new(socket).poll_write_vectored(cx, bufs),
+            Self::TlsServer(tls) => Pin::new(tls).poll_write_vectored(cx, bufs),
+            Self::TlsClient(tls) => Pin::new(tls).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(socket) => Pin::new(socket).poll_flush(cx),
+            Self::TlsServer(tls) => Pin::new(tls).poll_flush(cx),
+            Self::TlsClient(tls) => Pin::new(tls).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
+            Self::TlsServer(tls) => Pin::new(tls).poll_shutdown(cx),
+            Self::TlsClient(tls) => Pin::new(tls).poll_shutdown(cx),
+        }
+    }
+}
+
+/// Listens on `address`. Must be called within a tokio runtime.
+///
+/// # Errors
+/// The address is taken or not ours.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// Settings of a connection a client opened: no Nagle delay, and keepalive, so that a vanished client is noticed.
+///
+/// # Errors
+/// The kernel refused a socket option.
+pub fn prepare_client(socket: &TcpStream) -> io::Result<()> {
+    socket.set_nodelay(true)?;
+    SockRef::from(socket).set_tcp_keepalive(&keepalive())
+}
+
+/// Opens a connection toward a backend; a node that vanishes later is noticed within about 11 s, busy or idle.
+///
+/// # Errors
+/// What the kernel says, or `TimedOut` at the deadline.
+pub async fn connect(address: SocketAddr, deadline: Instant) -> io::Result<TcpStream> {
+    let socket = timeout_at(deadline, TcpStream::connect(address))
+        .await
+        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    socket.set_nodelay(true)?;
+    let options = SockRef::from(&socket);
+    options.set_tcp_keepalive(&keepalive())?;
+    #[cfg(target_os = "linux")]
+    options.set_tcp_user_timeout(Some(BACKEND_UNACKED))?;
+    Ok(socket)
+}
+
+const fn keepalive() -> TcpKeepalive {
+    TcpKeepalive::new()
+        .with_time(KEEPALIVE_IDLE)
+        .with_interval(KEEPALIVE_INTERVAL)
+        .with_retries(KEEPALIVE_RETRIES)
+}

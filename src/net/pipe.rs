@@ -1,0 +1,317 @@
+//! One direction of a relay: a bounded buffer, the scanner that walks it, and how far its bytes have come.
+//!
+//! ```text
+//!   buf: [ sent │ passed, to be written │ read, not looked at yet │ room ]
+//!        0      start                   passed                    end
+//! ```
+//! Bytes move from right to left of these marks: `poll_fill` reads, `step` looks, `pass` releases, `poll_drain` writes.
+//! All progress lives here, so a relay may be dropped between any two polls.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::wire::HEADER_LEN;
+use crate::wire::scan::{Interest, ScanError, Scanner, Step};
+
+/// Bytes of one direction's buffer. A frame that fits is forwarded only whole; a larger one is streamed.
+pub const BUFFER: usize = 16 * 1024;
+
+/// One direction.
+#[derive(Debug)]
+pub struct Pipe {
+    buf: Vec<u8>,
+    start: usize,
+    passed: usize,
+    end: usize,
+    scanner: Scanner,
+    moved: u64,
+}
+
+impl Pipe {
+    /// An empty direction whose scanner shows the frames of `interest` and refuses those longer than `max_frame`.
+    pub fn new(interest: Interest, max_frame: u32) -> Self {
+        Self {
+            buf: vec![0; BUFFER],
+            start: 0,
+            passed: 0,
+            end: 0,
+            scanner: Scanner::new(interest, max_frame),
+            moved: 0,
+        }
+    }
+
+    /// Nothing read and not written.
+    pub fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+
+    /// Everything that was passed has been written.
+    pub fn is_drained(&self) -> bool {
+        self.start == self.passed
+    }
+
+    /// Bytes read that nobody has looked at.
+    pub fn unseen(&self) -> usize {
+        self.end - self.passed
+    }
+
+    /// The frame that comes next, without taking it: its tag, and its body if it is there whole. `None`: in the midst of
+    /// a large frame, or more bytes are to come that there is room for.
+    pub fn peek(&self) -> Option<(u8, Option<&[u8]>)> {
+        let window = &self.buf[self.passed..self.end];
+        let [tag, a, b, c, d] = *window.first_chunk::<HEADER_LEN>()?;
+        if !self.scanner.at_boundary() {
+            return None;
+        }
+        let length = u32::from_be_bytes([a, b, c, d]) as usize;
+        let body = window.get(HEADER_LEN..1 + length);
+        (body.is_some() || window.len() == self.buf.len() || length < 4).then_some((tag, body))
+    }
+
+    /// Not in the midst of a large frame that is being streamed.
+    pub fn at_boundary(&self) -> bool {
+        self.scanner.at_boundary()
+    }
+
+    /// Bytes written and not counted yet.
+    pub fn moved(&self) -> u64 {
+        self.moved
+    }
+
+    /// Bytes written since this was asked last.
+    pub fn take_moved(&mut self) -> u64 {
+        std::mem::take(&mut self.moved)
+    }
+
+    /// Reads what is there, at most what fits. `Ready(0)` is the end of the stream; `Pending` also when there is no room.
+    pub fn poll_fill<S: AsyncRead + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        stream: &mut S,
+    ) -> Poll<io::Result<usize>> {
+        self.compact();
+        if self.end == self.buf.len() {
+            return Poll::Pending; // room comes with a drain, which the caller polls too
+        }
+        let mut room = ReadBuf::new(&mut self.buf[self.end..]);
+        match Pin::new(stream).poll_read(cx, &mut room) {
+            Poll::Ready(Ok(())) => {
+                let count = room.filled().len();
+                self.end += count;
+                Poll::Ready(Ok(count))
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    /// Whether a fill could take bytes.
+    pub fn has_room(&self) -> bool {
+        self.end - self.start < self.buf.len()
+    }
+
+    fn compact(&mut self) {
+        if self.start == self.end {
+            (self.start, self.passed, self.end) = (0, 0, 0);
+        } else if self.end == self.buf.len() && self.start > 0 {
+            self.buf.copy_within(self.start..self.end, 0);
+            self.passed -= self.start;
+            self.end -= self.start;
+            self.start = 0;
+        }
+    }
+
+    /// Looks at what was read: the next bytes to pass, or the next frame of interest.
+    /// A `Frame` stays where it is until [`Self::pass`] or [`Self::skip`]; every other step must be followed by one of them.
+    ///
+    /// # Errors
+    /// The stream is not the protocol any more.
+    pub fn step(&mut self) -> Result<Step<'_>, ScanError> {
+        let window = &self.buf[self.passed..self.end];
+        let full = window.len() == self.buf.len();
+        self.scanner.step(window, full)
+    }
+
+    /// The next `count` bytes may be written.
+    pub fn pass(&mut self, count: usize) {
+        self.passed += count;
+    }
+
+    /// The next `count` bytes are thrown away.
+    pub fn skip(&mut self, count: usize) {
+        if self.start == self.passed {
+            self.start += count;
+            self.passed += count;
+        } else {
+            self.buf
+                .copy_within(self.passed + count..self.end, self.passed);
+            self.end -= count;
+        }
+    }
+
+    /// Puts a message of our own behind what was passed. Only between frames: see [`Self::at_boundary`].
+    pub fn inject(&mut self, message: &[u8]) {
+        self.compact();
+        let unseen = self.end - self.passed;
+        if self.buf.len() - self.end < message.len() {
+            self.buf.resize(self.end + message.len(), 0);
+        }
+        self.buf.copy_within(
+            self.passed..self.passed + unseen,
+            self.passed + message.len(),
+        );
+        self.buf[self.passed..self.passed + message.len()].copy_from_slice(message);
+        self.passed += message.len();
+        self.end += message.len();
+    }
+
+    /// Puts bytes behind everything that was read: what a login read too much.
+    pub fn append(&mut self, bytes: &[u8]) {
+        self.compact();
+        if self.buf.len() - self.end < bytes.len() {
+            self.buf.resize(self.end + bytes.len(), 0);
+        }
+        self.buf[self.end..self.end + bytes.len()].copy_from_slice(bytes);
+        self.end += bytes.len();
+    }
+
+    /// The source is gone: what it sent and nobody looked at is thrown away. `false`: it went in the midst of a frame
+    /// whose beginning was passed already, so nothing can follow it.
+    pub fn cut_source(&mut self) -> bool {
+        self.end = self.passed;
+        self.scanner.at_boundary()
+    }
+
+    /// The sink is gone: what was passed and not written is thrown away.
+    pub fn cut_sink(&mut self) {
+        self.start = self.passed;
+    }
+
+    /// Writes what was passed. `Ready(Ok)`: all of it.
+    pub fn poll_drain<S: AsyncWrite + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        stream: &mut S,
+    ) -> Poll<io::Result<()>> {
+        let before = self.start;
+        while self.start < self.passed {
+            match Pin::new(&mut *stream).poll_write(cx, &self.buf[self.start..self.passed]) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Poll::Ready(Ok(count)) => {
+                    self.start += count;
+                    self.moved += count as u64;
+                }
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        if self.start > before {
+            // TLS keeps records of its own: they go out with a flush. On a plain socket this does nothing.
+            return Pin::new(stream).poll_flush(cx);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::task::Waker;
+
+    const ALL: Interest = Interest::NONE.with(b"QZ");
+
+    fn filled(bytes: &[u8]) -> Pipe {
+        let mut pipe = Pipe::new(ALL, 1 << 20);
+        let mut source = bytes;
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(
+            matches!(pipe.poll_fill(&mut cx, &mut source), Poll::Ready(Ok(n)) if n == bytes.len().min(BUFFER))
+        );
+        pipe
+    }
+
+    fn drained(pipe: &mut Pipe) -> Vec<u8> {
+        let mut sink = Vec::new();
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(matches!(
+            pipe.poll_drain(&mut cx, &mut sink),
+            Poll::Ready(Ok(()))
+        ));
+        sink
+    }
+
+    #[test]
+    fn a_message_of_ours_goes_between_frames() {
+        let mut pipe = filled(b"Z\0\0\0\x05IZ\0\0\0\x05T");
+        assert!(matches!(
+            pipe.step(),
+            Ok(Step::Frame {
+                tag: b'Z',
+                body: b"I"
+            })
+        ));
+        pipe.pass(6);
+        pipe.inject(b"N\0\0\0\x04");
+        assert!(matches!(
+            pipe.step(),
+            Ok(Step::Frame {
+                tag: b'Z',
+                body: b"T"
+            })
+        ));
+        pipe.pass(6);
+        assert_eq!(drained(&mut pipe), b"Z\0\0\0\x05IN\0\0\0\x04Z\0\0\0\x05T");
+    }
+
+    #[test]
+    fn a_skipped_frame_is_not_written() {
+        let mut pipe = filled(b"Z\0\0\0\x05IZ\0\0\0\x05TZ\0\0\0\x05E");
+        pipe.pass(6);
+        pipe.skip(6);
+        assert!(matches!(
+            pipe.step(),
+            Ok(Step::Frame {
+                tag: b'Z',
+                body: b"E"
+            })
+        ));
+        pipe.pass(6);
+        assert_eq!(drained(&mut pipe), b"Z\0\0\0\x05IZ\0\0\0\x05E");
+        assert!(pipe.is_empty());
+    }
+
+    #[test]
+    fn a_lost_source_leaves_whole_frames_only() {
+        let mut pipe = filled(b"Z\0\0\0\x05IZ\0\0");
+        pipe.pass(6);
+        assert!(matches!(pipe.step(), Ok(Step::Wait)));
+        assert!(pipe.cut_source());
+        assert_eq!(drained(&mut pipe), b"Z\0\0\0\x05I");
+    }
+
+    #[test]
+    fn a_source_lost_within_a_large_frame_cannot_be_answered_for() {
+        let mut bytes = vec![b'D'];
+        bytes.extend(100_000_i32.to_be_bytes());
+        bytes.resize(BUFFER, 7);
+        let mut pipe = filled(&bytes);
+        let Ok(Step::Pass(count)) = pipe.step() else {
+            panic!("streamed")
+        };
+        pipe.pass(count);
+        assert!(!pipe.cut_source());
+    }
+
+    #[test]
+    fn injecting_more_than_there_is_room_grows_the_buffer() {
+        let mut pipe = filled(&[b'x'; BUFFER]);
+        let message = vec![b'm'; 100];
+        pipe.inject(&message);
+        pipe.pass(BUFFER);
+        let out = drained(&mut pipe);
+        assert_eq!((out.len(), &out[..100]), (BUFFER + 100, &message[..]));
+    }
+}

@@ -1,0 +1,469 @@
+//! The life of one session: pump, observe, decide, act. The only place where its sockets, trackers and machine meet.
+//!
+//! Each round obeys the machine's commands, then waits for the first of: a new routing table, the machine's deadline, a
+//! join that ended, the relay stopping for a decision, the process draining. All progress is in `self`, so whatever
+//! else was waited for may be dropped.
+
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::io::AsyncWriteExt;
+use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::time::{Instant, sleep_until, timeout};
+use tracing::{debug, info, warn};
+
+use crate::backend::Target;
+use crate::continuity::ask::Asked;
+use crate::continuity::restore::Restore;
+use crate::continuity::{Command, Continuity, Input, Settings, Stage, World};
+use crate::error::{Code, Complaint};
+use crate::ids::PodId;
+use crate::metrics::{Direction, HoldGauge, Metrics, SessionGauge, SessionState};
+use crate::net::Stream;
+use crate::topology::evidence::Suspicion;
+use crate::topology::routing::{Need, RoutingTable};
+use crate::wire::TxStatus;
+use crate::wire::message::write::backend as write;
+use crate::wire::message::write::frontend;
+
+use super::ask::ask;
+use super::handshake::Client;
+use super::join::{Identity, JoinError, Joined, Order, join};
+use super::registry::{Berth, Place};
+use super::relay::{Event, Relay};
+use super::{LAST_WORD, Realm, Shared, answer};
+
+/// Waits between two tries to join, at first and at most.
+const RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(250));
+
+/// Bytes a session moves before it counts them where all sessions count.
+const FLUSH: u64 = 64 * 1024;
+
+type Joining = Pin<Box<dyn Future<Output = Result<Joined, JoinError>> + Send>>;
+
+/// One session.
+pub(super) struct Life {
+    shared: Arc<Shared>,
+    realm: Arc<Realm>,
+    identity: Arc<Identity>,
+    relay: Relay,
+    machine: Continuity,
+    routes: watch::Receiver<Arc<RoutingTable>>,
+    place: Place,
+    gauge: SessionGauge,
+    joining: Option<Joining>,
+    held: Option<(OwnedSemaphorePermit, HoldGauge)>,
+    greeted: bool,
+    draining: bool,
+    /// The pod it holds a backend on, and whether that was a standby.
+    berth: Option<(PodId, bool)>,
+    /// Why it left its last backend: the label of the switch it is in.
+    reason: &'static str,
+    left_at: Instant,
+    /// What the last failed join said.
+    refusal: Option<String>,
+}
+
+/// What woke the session.
+enum Woken {
+    Routes,
+    Tick,
+    Joined(Result<Joined, JoinError>),
+    Relay(Event),
+    Drain,
+}
+
+/// How a session ends.
+enum End {
+    /// The client is gone, or knows.
+    Silent,
+    /// With this as the last word.
+    Said(Complaint),
+    /// With PostgreSQL's own ErrorResponse.
+    Quoted(bytes::Bytes),
+}
+
+impl Life {
+    /// A session of an authenticated client, without a backend yet.
+    pub(super) fn new(shared: Arc<Shared>, client: Client, place: Place, gauge: SessionGauge) -> Self {
+        let terms = &shared.terms;
+        let settings = Settings {
+            need: client.need,
+            zone: shared.zone.clone(),
+            hold: terms.hold,
+            retry_first: RETRY.0,
+            retry_most: RETRY.1,
+        };
+        Self {
+            relay: Relay::new(client.stream, &client.leftover, terms.message_size, terms.session_state),
+            machine: Continuity::new(settings),
+            routes: client.realm.routes.clone(),
+            realm: client.realm,
+            identity: Arc::new(client.identity),
+            place,
+            gauge,
+            joining: None,
+            held: None,
+            greeted: false,
+            draining: false,
+            berth: None,
+            reason: "startup",
+            left_at: Instant::now(),
+            refusal: None,
+            shared,
+        }
+    }
+
+    /// Runs the session to its end.
+    pub(super) async fn run(mut self) {
+        self.decide(Input::Wanted);
+        let end = loop {
+            if let Some(end) = self.obey() {
+                break end;
+            }
+            let woken = self.wake().await;
+            if let Some(end) = self.react(woken).await {
+                break end;
+            }
+        };
+        self.finish(end).await;
+    }
+
+    /// Puts an input to the machine, with the world as it is now.
+    fn decide(&mut self, input: Input) {
+        let table = Arc::clone(&self.routes.borrow_and_update());
+        let registry = &self.shared.registry;
+        let world = World { table: &table, load: &|pod| registry.load(pod), dice: rand::random() };
+        self.machine.handle(Instant::now().into_std(), world, input);
+        let state = match self.machine.stage() {
+            Stage::Loose => SessionState::Loose,
+            Stage::Holding(_) => SessionState::Held,
+            Stage::Joining { .. } => SessionState::Joining,
+            Stage::Attached { .. } | Stage::Leaving { .. } => SessionState::Attached,
+        };
+        if self.gauge.state() != state {
+            self.gauge.becomes(state);
+            self.place.becomes(state);
+        }
+    }
+
+    /// Obeys the machine until it has nothing more to say.
+    fn obey(&mut self) -> Option<End> {
+        while let Some(command) = self.machine.poll() {
+            match command {
+                Command::Join { pod, address } => self.order(pod, address),
+                Command::StopJoin => self.joining = None,
+                Command::Hold => match Arc::clone(&self.shared.held).try_acquire_owned() {
+                    Ok(permit) => self.held = Some((permit, self.shared.metrics.hold())),
+                    Err(_) => self.decide(Input::HoldRefused),
+                },
+                Command::Release => self.held = None,
+                Command::Cut => {
+                    self.shared.metrics.fenced();
+                    if let Some(end) = self.part("fenced") {
+                        return Some(end);
+                    }
+                }
+                Command::Refuse(complaint) => {
+                    if let Some(end) = self.refuse(complaint) {
+                        return Some(end);
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    /// Waits for whatever comes first.
+    async fn wake(&mut self) -> Woken {
+        let deadline = self.machine.poll_timeout().map(Instant::from_std);
+        let leave = self.draining || (self.machine.is_leaving() && self.relay.state.pins().is_empty());
+        let waiting = matches!(self.machine.stage(), Stage::Joining { .. } | Stage::Holding(_));
+        let attached = matches!(self.machine.stage(), Stage::Attached { .. } | Stage::Leaving { .. });
+        let Self { relay, routes, joining, shared, draining, .. } = self;
+        tokio::select! {
+            biased;
+            changed = routes.changed() => match changed {
+                Ok(()) => Woken::Routes,
+                Err(_) => Woken::Drain, // the watch has ended: so does the process
+            },
+            () = async { sleep_until(deadline.unwrap_or_else(Instant::now)).await }, if deadline.is_some() => Woken::Tick,
+            joined = async { match joining { Some(joining) => joining.await, None => std::future::pending().await } } => Woken::Joined(joined),
+            () = shared.shutdown.draining(), if !*draining => Woken::Drain,
+            event = poll_fn(|cx| {
+                let event = if attached { relay.poll_attached(cx, leave) } else { relay.poll_loose(cx, waiting) };
+                count(relay, &shared.metrics, FLUSH);
+                event
+            }) => Woken::Relay(event),
+        }
+    }
+
+    async fn react(&mut self, woken: Woken) -> Option<End> {
+        match woken {
+            Woken::Routes => self.decide(Input::Routes),
+            Woken::Tick => self.decide(Input::Tick),
+            Woken::Joined(joined) => {
+                self.joining = None;
+                match joined {
+                    Ok(joined) => self.attach(joined),
+                    Err(error) => return self.not_joined(error),
+                }
+            }
+            Woken::Drain => {
+                self.draining = true;
+                if self.berth.is_none() {
+                    return Some(End::Said(Complaint::new(Code::ShuttingDown)));
+                }
+            }
+            Woken::Relay(event) => return self.relayed(event).await,
+        }
+        None
+    }
+
+    async fn relayed(&mut self, event: Event) -> Option<End> {
+        match event {
+            Event::ClientGone | Event::Terminated | Event::BackendEnded => Some(End::Silent),
+            Event::Violation(complaint) => Some(End::Said(complaint)),
+            Event::Demand => {
+                self.decide(Input::Wanted);
+                None
+            }
+            Event::BackendLost(suspicion) => {
+                let suspicion = if self.relay.read_only_hit { Suspicion::ReadOnly } else { suspicion };
+                self.lost(suspicion)
+            }
+            Event::Boundary => self.boundary().await,
+        }
+    }
+
+    /// Orders a join.
+    fn order(&mut self, pod: PodId, address: std::net::SocketAddr) {
+        let aborted = self.relay.pipeline.status() == TxStatus::Failed;
+        let tls = (self.realm.tls)(&pod.name);
+        let order = Order {
+            target: Target { pod, address, tls },
+            identity: Arc::clone(&self.identity),
+            restore: Restore::new(&self.relay.state, aborted),
+            gates: self.shared.gates.clone(),
+            metrics: Arc::clone(&self.shared.metrics),
+            timeout: self.shared.terms.connect,
+            writes: *self.machine.need() == Need::Write,
+        };
+        self.joining = Some(Box::pin(join(order)));
+    }
+
+    /// A backend is there, in this session's state.
+    fn attach(&mut self, joined: Joined) {
+        let Joined { target, stream, received, parameters, key, status, standby } = joined;
+        info!(pod = %target.pod, reason = self.reason, took_ms = self.left_at.elapsed().as_millis() as u64, "backend joined");
+        self.relay.attach(stream, &received, &parameters);
+        self.relay.pipeline.settle(status);
+        self.berth = Some((target.pod.clone(), standby));
+        self.place.moor(Some(Berth { pod: target.pod, address: target.address, tls: target.tls, key }));
+        if self.greeted {
+            self.shared.metrics.switched(self.reason, "kept");
+        } else {
+            self.greet();
+        }
+        self.refusal = None;
+        self.decide(Input::Joined);
+    }
+
+    /// The end of the login: our own cancel key, and the first ReadyForQuery.
+    fn greet(&mut self) {
+        let mut message = BytesMut::new();
+        write::backend_key_data(&mut message, self.place.key());
+        write::ready_for_query(&mut message, TxStatus::Idle);
+        self.relay.say(&message);
+        self.greeted = true;
+    }
+
+    fn not_joined(&mut self, error: JoinError) -> Option<End> {
+        match error {
+            JoinError::Later(suspicion, words) => {
+                if let Stage::Joining { pod, .. } = self.machine.stage() {
+                    debug!(%pod, words, "backend not joined");
+                    (self.realm.doubt)(pod, suspicion);
+                }
+                self.refusal = Some(words);
+                self.decide(Input::JoinFailed);
+                None
+            }
+            JoinError::Refused(body) => {
+                self.shared.metrics.switched(self.reason, "refused");
+                Some(End::Quoted(body))
+            }
+            JoinError::No(complaint) => {
+                self.shared.metrics.switched(self.reason, "not_portable");
+                Some(End::Said(complaint))
+            }
+        }
+    }
+
+    /// An idle boundary that somebody waited for.
+    async fn boundary(&mut self) -> Option<End> {
+        if self.draining {
+            return Some(End::Said(Complaint::new(Code::ShuttingDown)));
+        }
+        match self.shared.terms.ask {
+            Some(patience) => {
+                if let Some(end) = self.ask(patience).await {
+                    return Some(end);
+                }
+            }
+            None => self.relay.state.give_up_doubt(),
+        }
+        if self.berth.is_some() && self.machine.is_leaving() && self.relay.state.pins().is_empty() {
+            self.leave().await;
+        }
+        None
+    }
+
+    /// Asks the backend what the session has built up.
+    async fn ask(&mut self, patience: Duration) -> Option<End> {
+        let deadline = Instant::now() + patience;
+        let Some(mut stream) = self.relay.detach() else { return None };
+        match ask(&mut stream, &self.identity.user, &mut self.relay.state, deadline).await {
+            Ok((asked, others)) => {
+                if asked == Asked::Failed {
+                    warn!("the backend could not say what its session has built up: going by what was seen");
+                    self.relay.state.give_up_doubt();
+                }
+                self.relay.reattach(stream, &others);
+                None
+            }
+            Err(_) => {
+                self.relay.state.give_up_doubt();
+                drop(stream);
+                self.lost(Suspicion::Vanished)
+            }
+        }
+    }
+
+    /// Gives the backend up, everything carried.
+    async fn leave(&mut self) {
+        if let Stage::Leaving { why, .. } = self.machine.stage() {
+            self.reason = why.as_str();
+        }
+        self.left_at = Instant::now();
+        self.berth = None;
+        self.place.moor(None);
+        if let Some(stream) = self.relay.detach() {
+            take_leave(stream).await;
+        }
+        self.decide(Input::Left);
+        self.seek_if_listening();
+    }
+
+    /// The backend ended by itself.
+    fn lost(&mut self, suspicion: Suspicion) -> Option<End> {
+        if let Some((pod, _)) = &self.berth {
+            (self.realm.doubt)(pod, suspicion);
+        }
+        let end = self.part(suspicion.as_str());
+        if end.is_none() {
+            self.decide(Input::Lost);
+            self.seek_if_listening();
+        }
+        end
+    }
+
+    /// Parts from a backend that is gone or forbidden: every request in flight is answered, or the session ends.
+    fn part(&mut self, reason: &'static str) -> Option<End> {
+        let (pod, standby) = self.berth.take()?;
+        self.place.moor(None);
+        self.reason = reason;
+        self.left_at = Instant::now();
+        let pins = self.relay.state.pins();
+        let depth = self.relay.pipeline.depth();
+        info!(%pod, reason, in_flight = depth, status = ?self.relay.pipeline.status(), "backend lost");
+        if !self.relay.wreck(standby, &self.shared.metrics) {
+            self.shared.metrics.switched(reason, "cut_within_a_row");
+            warn!("the backend was lost in the midst of a message that was already half delivered: the client is dropped");
+            return Some(End::Silent);
+        }
+        if !pins.is_empty() {
+            for pin in pins.iter() {
+                self.shared.metrics.pinned(pin.as_str());
+            }
+            self.shared.metrics.switched(reason, "pinned");
+            return Some(End::Said(Complaint::with(Code::Pinned, pins.describe())));
+        }
+        None
+    }
+
+    /// A session that listens wants a backend even while its client is silent.
+    fn seek_if_listening(&mut self) {
+        if self.relay.state.listens() {
+            self.decide(Input::Wanted);
+        }
+    }
+
+    /// The machine gives up on a wait.
+    fn refuse(&mut self, mut complaint: Complaint) -> Option<End> {
+        if let (Some(refusal), Some(detail)) = (self.refusal.take(), complaint.detail.as_mut()) {
+            detail.push_str("; the last try to connect: ");
+            detail.push_str(&refusal);
+        }
+        self.shared.metrics.switched(self.reason, "gave_up");
+        info!(%complaint, "request refused");
+        if !self.greeted {
+            return Some(End::Said(complaint.fatal()));
+        }
+        self.shared.metrics.error(complaint.code);
+        let status = self.relay.pipeline.status();
+        self.relay.refuse(&complaint, status);
+        None
+    }
+
+    /// The end: the last word, and both connections.
+    async fn finish(mut self, end: End) {
+        let mut message = BytesMut::new();
+        match end {
+            End::Silent => {}
+            End::Said(complaint) => {
+                self.shared.metrics.error(complaint.code);
+                info!(%complaint, "session ended by pgmoor");
+                answer::complain(&mut message, &complaint.fatal());
+            }
+            End::Quoted(body) => answer::quote(&mut message, &body),
+        }
+        self.place.moor(None);
+        if !message.is_empty() {
+            self.relay.say(&message);
+        }
+        // A client that does not read its last word is left.
+        let relay = &mut self.relay;
+        let _ = timeout(LAST_WORD, poll_fn(|cx| relay.poll_drain_client(cx))).await;
+        let _ = timeout(LAST_WORD, relay.close_client()).await;
+        count(&mut self.relay, &self.shared.metrics, 0);
+        if let Some(stream) = self.relay.detach() {
+            take_leave(stream).await;
+        }
+        debug!("session ended");
+    }
+}
+
+/// Counts the bytes moved, once they are more than `least`: the counters are shared by all sessions.
+fn count(relay: &mut Relay, metrics: &Metrics, least: u64) {
+    for (pipe, direction) in [(&mut relay.up, Direction::ToBackend), (&mut relay.down, Direction::ToClient)] {
+        if pipe.moved() > least {
+            metrics.bytes(direction, pipe.take_moved());
+        }
+    }
+}
+
+/// Says Terminate to a backend: it ends without an entry in PostgreSQL's log.
+async fn take_leave(mut stream: Stream) {
+    let mut message = BytesMut::new();
+    frontend::terminate(&mut message);
+    // A backend that does not take it learns from the end of the connection.
+    let _ = timeout(Duration::from_millis(100), async {
+        stream.write_all(&message).await?;
+        stream.shutdown().await
+    })
+    .await;
+}

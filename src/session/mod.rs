@@ -1,0 +1,203 @@
+//! One client: from the accepted socket to its last byte. What all sessions share stands here; [`life`] is the loop of one.
+
+mod answer;
+mod ask;
+mod handshake;
+mod join;
+mod life;
+pub mod people;
+pub mod registry;
+mod relay;
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::sync::{Semaphore, watch};
+use tokio::time::{Instant, timeout};
+use tracing::{Instrument, debug, info, info_span};
+
+use crate::backend;
+use crate::backend::gate::Gates;
+use crate::config::{Databases, Endpoint};
+use crate::error::{Code, Complaint};
+use crate::ids::{ClusterName, PodId, PodName, Zone};
+use crate::metrics::{Metrics, SessionState};
+use crate::net::tls::{BackendTls, TlsAcceptor};
+use crate::net::{self, Stream};
+use crate::shutdown::ShutdownWatch;
+use crate::topology::evidence::Suspicion;
+use crate::topology::routing::RoutingTable;
+use crate::wire::CancelKey;
+
+use handshake::{Arrival, Refusal};
+use people::People;
+use registry::Registry;
+
+/// How long the last word to a client may take to leave.
+const LAST_WORD: Duration = Duration::from_secs(2);
+
+/// What every session of this process is given.
+pub struct Shared {
+    /// The clusters, those that name their databases first.
+    pub realms: Vec<Arc<Realm>>,
+    /// Who may log in.
+    pub people: People,
+    /// TLS towards clients, if it is offered.
+    pub acceptor: Option<TlsAcceptor>,
+    /// Clients without TLS are refused.
+    pub requires_tls: bool,
+    /// Reads may go to the primary when no replica is fit.
+    pub ro_falls_back: bool,
+    /// The zone reads prefer.
+    pub zone: Option<Zone>,
+    /// Timeouts and limits.
+    pub terms: Terms,
+    /// Turns at logging in to a pod.
+    pub gates: Gates,
+    /// Who is connected.
+    pub registry: Arc<Registry>,
+    /// Places for connections that have not logged in.
+    pub half_open: Arc<Semaphore>,
+    /// Places for sessions.
+    pub places: Arc<Semaphore>,
+    /// Places for sessions that are held.
+    pub held: Arc<Semaphore>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// When to stop.
+    pub shutdown: ShutdownWatch,
+}
+
+/// Timeouts and limits of a session.
+#[derive(Clone, Debug)]
+pub struct Terms {
+    /// From accept to the end of the login.
+    pub login: Duration,
+    /// How long a request waits for a backend.
+    pub hold: Duration,
+    /// One join: TCP, TLS, login, restore.
+    pub connect: Duration,
+    /// How long a backend may take to say what its session has built up; `None`: it is not asked.
+    pub ask: Option<Duration>,
+    /// One protocol message, in bytes.
+    pub message_size: usize,
+    /// What is remembered of one session, in bytes.
+    pub session_state: usize,
+}
+
+/// One cluster, as a session sees it.
+pub struct Realm {
+    /// Its name.
+    pub name: ClusterName,
+    /// The databases it serves.
+    pub databases: Databases,
+    /// The only users let in; `None`: all.
+    pub users: Option<BTreeSet<String>>,
+    /// Who is where, now.
+    pub routes: watch::Receiver<Arc<RoutingTable>>,
+    /// Where a session says that a pod is not what it should be. Never waits.
+    pub doubt: Box<dyn Fn(&PodId, Suspicion) + Send + Sync>,
+    /// TLS towards a pod.
+    pub tls: Box<dyn Fn(&PodName) -> BackendTls + Send + Sync>,
+}
+
+impl Realm {
+    fn admits(&self, user: &str) -> bool {
+        self.users.as_ref().is_none_or(|users| users.contains(user))
+    }
+}
+
+impl fmt::Debug for Realm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Realm").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    /// The cluster of a database: one that names it goes before one that takes all.
+    fn realm(&self, database: &str) -> Option<Arc<Realm>> {
+        let names = |realm: &&Arc<Realm>| match &realm.databases {
+            Databases::Named(names) => names.contains(database),
+            Databases::Every => false,
+        };
+        let named = self.realms.iter().find(names);
+        named.or_else(|| self.realms.iter().find(|realm| realm.databases == Databases::Every)).cloned()
+    }
+}
+
+/// Serves one accepted connection to its end.
+pub async fn serve(shared: Arc<Shared>, socket: TcpStream, endpoint: Endpoint) {
+    shared.metrics.connected(endpoint);
+    if let Err(error) = net::prepare_client(&socket) {
+        debug!(%error, "a client was gone before it was served");
+        return;
+    }
+    let Ok(half_open) = Arc::clone(&shared.half_open).try_acquire_owned() else {
+        shared.metrics.error(Code::TooManySessions);
+        let complaint = Complaint::with(Code::TooManySessions, "too many connections have not logged in yet");
+        turn_away(Refusal { stream: Stream::Plain(socket), complaint }).await;
+        return;
+    };
+    let gauge = shared.metrics.session(endpoint, SessionState::Login);
+    let peer = socket.peer_addr().ok();
+    let arrival = match timeout(shared.terms.login, handshake::shake(&shared, socket, endpoint)).await {
+        Ok(arrival) => arrival,
+        Err(_) => {
+            shared.metrics.error(Code::StartupTimeout);
+            debug!(?peer, "login not finished in time");
+            return;
+        }
+    };
+    match arrival {
+        Ok(Arrival::Gone) => {}
+        Ok(Arrival::Cancel(key)) => cancel(&shared, &key).await,
+        Ok(Arrival::Client(client)) => {
+            drop(half_open);
+            let Ok(_place) = Arc::clone(&shared.places).try_acquire_owned() else {
+                shared.metrics.error(Code::TooManySessions);
+                turn_away(Refusal { stream: client.stream, complaint: Complaint::new(Code::TooManySessions) }).await;
+                return;
+            };
+            let place = shared.registry.enter(&client.realm.name, client.long_key);
+            let span = info_span!("session", id = place.id.0, ?peer, user = client.identity.user, database = client.identity.database);
+            life::Life::new(Arc::clone(&shared), *client, place, gauge).run().instrument(span).await;
+        }
+        Err(refusal) => {
+            shared.metrics.error(refusal.complaint.code);
+            if refusal.complaint.code == Code::AuthFailed {
+                shared.metrics.auth_failed();
+            }
+            info!(?peer, complaint = %refusal.complaint, "client refused");
+            turn_away(refusal).await;
+        }
+    }
+}
+
+async fn turn_away(refusal: Refusal) {
+    // A client that does not read its last word is left.
+    let _ = timeout(LAST_WORD, handshake::turn_away(refusal)).await;
+}
+
+/// Forwards a cancel request to the backend its session holds now; a request that fits nobody is dropped, as PostgreSQL does.
+async fn cancel(shared: &Shared, key: &CancelKey) {
+    let Some(berth) = shared.registry.berth(key) else {
+        shared.metrics.cancelled("unknown");
+        return;
+    };
+    let Some(key) = &berth.key else {
+        shared.metrics.cancelled("no_key");
+        return;
+    };
+    let deadline = Instant::now() + shared.terms.connect;
+    let outcome = match backend::cancel(berth.address, &berth.tls, key, deadline).await {
+        Ok(()) => "forwarded",
+        Err(error) => {
+            debug!(%error, pod = %berth.pod, "cancel request not delivered");
+            "failed"
+        }
+    };
+    shared.metrics.cancelled(outcome);
+}

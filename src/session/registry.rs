@@ -1,0 +1,197 @@
+//! Who is connected: each session's cancel key and the backend it holds now. The only map shared by all sessions.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use dashmap::DashMap;
+use parking_lot::Mutex;
+use rand::Rng;
+use subtle::ConstantTimeEq;
+
+use crate::ids::{ClusterName, PodId, SessionId};
+use crate::metrics::SessionState;
+use crate::net::tls::BackendTls;
+use crate::wire::CancelKey;
+
+/// All sessions of this process.
+#[derive(Debug, Default)]
+pub struct Registry {
+    next: AtomicU64,
+    by_process: DashMap<i32, Arc<Entry>>,
+    loads: DashMap<PodId, usize>,
+}
+
+/// One session.
+#[derive(Debug)]
+struct Entry {
+    secret: Vec<u8>,
+    cluster: ClusterName,
+    now: Mutex<Now>,
+}
+
+/// What a session holds and does now.
+#[derive(Debug)]
+struct Now {
+    berth: Option<Berth>,
+    state: SessionState,
+}
+
+/// The backend a session holds, as far as a cancel request needs it.
+#[derive(Clone, Debug)]
+pub struct Berth {
+    /// The pod.
+    pub pod: PodId,
+    /// Where a cancel request goes.
+    pub address: SocketAddr,
+    /// How to speak with it.
+    pub tls: BackendTls,
+    /// The server's own key for this backend.
+    pub key: Option<CancelKey>,
+}
+
+/// A session's place in the registry; leaves it when dropped.
+#[derive(Debug)]
+pub struct Place {
+    registry: Arc<Registry>,
+    entry: Arc<Entry>,
+    key: CancelKey,
+    /// The session's number.
+    pub id: SessionId,
+}
+
+/// Bytes of a secret under protocol 3.0, and under 3.2, which allows long ones.
+const SHORT_SECRET: usize = 4;
+const LONG_SECRET: usize = 32;
+
+impl Registry {
+    /// Enters a session and gives it a cancel key of ours: the client never learns a backend's.
+    pub fn enter(self: &Arc<Self>, cluster: &ClusterName, long_key: bool) -> Place {
+        let mut rng = rand::rng();
+        let mut secret = vec![0; if long_key { LONG_SECRET } else { SHORT_SECRET }];
+        rng.fill(secret.as_mut_slice());
+        let entry = Arc::new(Entry {
+            secret: secret.clone(),
+            cluster: cluster.clone(),
+            now: Mutex::new(Now { berth: None, state: SessionState::Login }),
+        });
+        let process_id = loop {
+            let process_id = rng.random_range(1..i32::MAX);
+            if let dashmap::Entry::Vacant(free) = self.by_process.entry(process_id) {
+                free.insert(Arc::clone(&entry));
+                break process_id;
+            }
+        };
+        let id = SessionId(self.next.fetch_add(1, Ordering::Relaxed) + 1);
+        Place { registry: Arc::clone(self), entry, key: CancelKey { process_id, secret }, id }
+    }
+
+    /// Sessions there are.
+    pub fn len(&self) -> usize {
+        self.by_process.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.by_process.is_empty()
+    }
+
+    /// Sessions that hold a backend on this pod.
+    pub fn load(&self, pod: &PodId) -> usize {
+        self.loads.get(pod).map_or(0, |load| *load)
+    }
+
+    /// Shows every session: its cluster, the pod it holds a backend on, what it does.
+    pub fn each(&self, mut show: impl FnMut(&ClusterName, Option<&PodId>, SessionState)) {
+        for session in &self.by_process {
+            let now = session.now.lock();
+            show(&session.cluster, now.berth.as_ref().map(|berth| &berth.pod), now.state);
+        }
+    }
+
+    /// The backend that runs what this key's session asked last. `None`: no such session, a wrong secret, or none held.
+    pub fn berth(&self, key: &CancelKey) -> Option<Berth> {
+        let entry = Arc::clone(self.by_process.get(&key.process_id)?.value());
+        let right: bool = entry.secret.ct_eq(&key.secret).into();
+        if right { entry.now.lock().berth.clone() } else { None }
+    }
+
+    fn count(&self, pod: &PodId, up: bool) {
+        let mut load = self.loads.entry(pod.clone()).or_insert(0);
+        *load = if up { *load + 1 } else { load.saturating_sub(1) };
+        drop(load);
+        self.loads.remove_if(pod, |_, load| *load == 0);
+    }
+}
+
+impl Place {
+    /// The key the client is given.
+    pub fn key(&self) -> &CancelKey {
+        &self.key
+    }
+
+    /// The session holds this backend now, or none.
+    pub fn moor(&self, berth: Option<Berth>) {
+        if let Some(berth) = &berth {
+            self.registry.count(&berth.pod, true);
+        }
+        let before = std::mem::replace(&mut self.entry.now.lock().berth, berth);
+        if let Some(before) = before {
+            self.registry.count(&before.pod, false);
+        }
+    }
+
+    /// The session does this now.
+    pub fn becomes(&self, state: SessionState) {
+        self.entry.now.lock().state = state;
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.moor(None);
+        self.registry.by_process.remove(&self.key.process_id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn berth(pod: &str) -> Berth {
+        let key = CancelKey { process_id: 7, secret: vec![1, 2, 3, 4] };
+        Berth { pod: PodId::new(pod, "a"), address: ([127, 0, 0, 1], 5432).into(), tls: BackendTls::disabled(), key: Some(key) }
+    }
+
+    #[test]
+    fn a_key_finds_the_backend_held_now() {
+        let registry = Arc::new(Registry::default());
+        let place = registry.enter(&"orders".into(), false);
+        assert_eq!(place.key().secret.len(), 4);
+        assert!(registry.berth(place.key()).is_none());
+        place.moor(Some(berth("pg-0")));
+        place.moor(Some(berth("pg-1")));
+        assert_eq!(registry.berth(place.key()).unwrap().pod, PodId::new("pg-1", "a"));
+        let mut wrong = place.key().clone();
+        wrong.secret[0] ^= 1;
+        assert!(registry.berth(&wrong).is_none());
+        let key = place.key().clone();
+        drop(place);
+        assert!(registry.berth(&key).is_none() && registry.is_empty());
+    }
+
+    #[test]
+    fn loads_follow_the_sessions() {
+        let registry = Arc::new(Registry::default());
+        let (one, two) = (registry.enter(&"orders".into(), true), registry.enter(&"orders".into(), true));
+        one.moor(Some(berth("pg-0")));
+        two.moor(Some(berth("pg-0")));
+        assert_eq!(registry.load(&PodId::new("pg-0", "a")), 2);
+        one.moor(Some(berth("pg-1")));
+        drop(two);
+        assert_eq!(registry.load(&PodId::new("pg-0", "a")), 0);
+        let mut shown = Vec::new();
+        registry.each(|cluster, pod, _| shown.push((cluster.clone(), pod.cloned())));
+        assert_eq!(shown, [("orders".into(), Some(PodId::new("pg-1", "a")))]);
+    }
+}

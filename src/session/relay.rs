@@ -1,0 +1,359 @@
+//! The two sockets of one session and everything between them: bytes are moved by headers, frames of interest observed.
+//!
+//! The relay decides nothing. It stops and says why ([`Event`]) where a decision is due: the backend ended, a boundary
+//! was reached that somebody waits for, the client wants a backend, the client left.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::task::{Context, Poll};
+
+use bytes::BytesMut;
+use tokio::io::AsyncWriteExt;
+
+use crate::continuity::loss::{Aftermath, Answer, Word};
+use crate::continuity::pipeline::Pipeline;
+use crate::continuity::state::State;
+use crate::error::{Code, Complaint};
+use crate::metrics::Metrics;
+use crate::net::Stream;
+use crate::net::pipe::Pipe;
+use crate::topology::evidence::Suspicion;
+use crate::wire::message::write::backend as write;
+use crate::wire::scan::{Interest, ScanError};
+use crate::wire::{MAX_BACKEND_FRAME, TxStatus, backend, frontend};
+
+use super::answer;
+
+mod observe;
+
+/// Turns of reading and writing before other tasks get theirs.
+const BUDGET: u32 = 64;
+
+/// Client frames that change what is in flight, or that a client may not send: all but COPY data.
+const FROM_CLIENT: Interest = every_tag_but(frontend::COPY_DATA);
+
+/// Backend frames that end something, change something, or are not ours to pass on.
+const FROM_BACKEND: Interest = Interest::NONE.with(&[
+    backend::BIND_COMPLETE,
+    backend::CLOSE_COMPLETE,
+    backend::COMMAND_COMPLETE,
+    backend::COPY_BOTH_RESPONSE,
+    backend::COPY_IN_RESPONSE,
+    backend::EMPTY_QUERY_RESPONSE,
+    backend::ERROR_RESPONSE,
+    backend::PARAMETER_STATUS,
+    backend::PARSE_COMPLETE,
+    backend::PORTAL_SUSPENDED,
+    backend::READY_FOR_QUERY,
+]);
+
+const fn every_tag_but(left_out: u8) -> Interest {
+    let mut tags = [0_u8; 255];
+    let (mut tag, mut at) = (0_u8, 0);
+    while at < tags.len() {
+        if tag != left_out {
+            tags[at] = tag;
+            at += 1;
+        }
+        tag = tag.wrapping_add(1);
+    }
+    Interest::NONE.with(&tags)
+}
+
+/// Why the relay stopped.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Event {
+    /// The client closed its connection, or it broke.
+    ClientGone,
+    /// The client said Terminate.
+    Terminated,
+    /// The client broke the protocol or a limit: the session ends with this.
+    Violation(Complaint),
+    /// The backend's connection ended. What it left behind: see [`Relay::wreck`].
+    BackendLost(Suspicion),
+    /// The backend ended the session for a reason of its own (an idle timeout, the database dropped) and has said so.
+    BackendEnded,
+    /// Idle, everything delivered: somebody wanted to be told.
+    Boundary,
+    /// Without a backend, and the client has sent something that needs one.
+    Demand,
+}
+
+/// What the client's next frames are to be done with, while there is no backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reading {
+    /// They are for the backend.
+    Requests,
+    /// They belong to a unit that was answered already: thrown away up to its Sync, which is answered with this.
+    Leftovers(TxStatus),
+}
+
+/// Whether the client is leaving.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Farewell {
+    /// No.
+    Not,
+    /// It said Terminate.
+    Said,
+    /// Its connection ended.
+    Unsaid,
+}
+
+/// One session's sockets, buffers and trackers.
+#[derive(Debug)]
+pub(super) struct Relay {
+    client: Stream,
+    backend: Option<Stream>,
+    pub(super) up: Pipe,
+    pub(super) down: Pipe,
+    pub(super) pipeline: Pipeline,
+    pub(super) state: State,
+    /// What the client knows of its server's reported settings.
+    pub(super) told: BTreeMap<String, String>,
+    reading: Reading,
+    farewell: Farewell,
+    /// A transaction was lost while the client was silent: its next request is told.
+    untold: bool,
+    /// What the backend said before it went.
+    dying: Option<Suspicion>,
+    /// A write met a read-only server (25006).
+    pub(super) read_only_hit: bool,
+    ended: bool,
+}
+
+impl Relay {
+    /// A logged-in client, no backend yet. `leftover`: bytes it sent beyond its login.
+    pub(super) fn new(client: Stream, leftover: &[u8], message_size: usize, state_size: usize) -> Self {
+        let limit = u32::try_from(message_size).unwrap_or(u32::MAX);
+        let mut up = Pipe::new(FROM_CLIENT, limit);
+        up.append(leftover);
+        Self {
+            client,
+            backend: None,
+            up,
+            down: Pipe::new(FROM_BACKEND, MAX_BACKEND_FRAME),
+            pipeline: Pipeline::default(),
+            state: State::new(state_size),
+            told: BTreeMap::new(),
+            reading: Reading::Requests,
+            farewell: Farewell::Not,
+            untold: false,
+            dying: None,
+            read_only_hit: false,
+            ended: false,
+        }
+    }
+
+    /// Takes a backend that was brought to this session's state. `received`: bytes read beyond its last ReadyForQuery.
+    /// The client is told at once what differs from what it knew of its server.
+    pub(super) fn attach(&mut self, stream: Stream, received: &[u8], parameters: &BTreeMap<String, String>) {
+        let mut message = BytesMut::new();
+        for (name, value) in parameters {
+            if self.told.get(name) != Some(value) {
+                write::parameter_status(&mut message, name, value);
+                self.told.insert(name.clone(), value.clone());
+            }
+        }
+        self.down.inject(&message);
+        self.down.append(received);
+        self.backend = Some(stream);
+        self.dying = None;
+        self.read_only_hit = false;
+        self.ended = false;
+    }
+
+    /// Gives up the backend at an idle boundary.
+    pub(super) fn detach(&mut self) -> Option<Stream> {
+        self.down.cut_source();
+        self.backend.take()
+    }
+
+    /// Takes the same backend back after a question of our own; `others` came for the client meanwhile.
+    pub(super) fn reattach(&mut self, stream: Stream, others: &[u8]) {
+        self.down.append(others);
+        self.backend = Some(stream);
+    }
+
+    /// Ends the client's connection in good order.
+    pub(super) async fn close_client(&mut self) -> io::Result<()> {
+        self.client.shutdown().await
+    }
+
+    /// The session may leave its backend here: every request was answered, no transaction is open, nothing is half sent.
+    pub(super) fn is_idle(&self) -> bool {
+        self.pipeline.is_idle() && self.up.at_boundary() && self.up.is_drained()
+    }
+
+    /// Says something to the client, between frames. `false`: a frame is half delivered, nothing can be said.
+    pub(super) fn say(&mut self, message: &[u8]) -> bool {
+        let possible = self.down.at_boundary();
+        if possible {
+            self.down.inject(message);
+        }
+        possible
+    }
+
+    /// Sends what is left to the client, as far as its socket takes it.
+    pub(super) fn poll_drain_client(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.down.poll_drain(cx, &mut self.client)
+    }
+
+    /// Relays until something has to be decided. `stop`: at an idle boundary, stop and say so.
+    ///
+    /// # Cancel safety
+    /// All progress is in `self`.
+    pub(super) fn poll_attached(&mut self, cx: &mut Context<'_>, stop: bool) -> Poll<Event> {
+        for _ in 0..BUDGET {
+            let heard = match self.poll_backend(cx) {
+                Ok(moved) => moved,
+                Err(event) => return Poll::Ready(event),
+            };
+            if self.ended && self.down.is_drained() {
+                return Poll::Ready(Event::BackendEnded);
+            }
+            if stop && self.is_idle() && self.down.is_empty() {
+                return Poll::Ready(Event::Boundary);
+            }
+            let asked = match self.poll_client(cx, stop) {
+                Ok(moved) => moved,
+                Err(event) => return Poll::Ready(event),
+            };
+            if !heard && !asked {
+                return Poll::Pending;
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Backend to buffer, a look at what came, buffer to client. Says whether to come again at once.
+    fn poll_backend(&mut self, cx: &mut Context<'_>) -> Result<bool, Event> {
+        let Some(stream) = self.backend.as_mut() else { return Err(Event::BackendLost(Suspicion::Vanished)) };
+        let full = !self.down.has_room();
+        let filled = self.down.poll_fill(cx, stream);
+        let unseen = self.down.unseen();
+        self.observe_backend()?;
+        if self.down.poll_drain(cx, &mut self.client).map_err(|_| Event::ClientGone)?.is_pending() && !self.down.has_room() {
+            return Ok(false); // the client is slow: its socket wakes us
+        }
+        match filled {
+            Poll::Ready(Ok(0) | Err(_)) if self.ended => Ok(false),
+            Poll::Ready(Ok(0) | Err(_)) => Err(Event::BackendLost(self.dying.unwrap_or(Suspicion::Vanished))),
+            Poll::Ready(Ok(_)) => Ok(true),
+            Poll::Pending => Ok(full || self.down.unseen() < unseen),
+        }
+    }
+
+    /// Client to buffer, a look at what came, buffer to backend. Says whether to come again at once.
+    fn poll_client(&mut self, cx: &mut Context<'_>, stop: bool) -> Result<bool, Event> {
+        let full = !self.up.has_room();
+        let filled = if self.farewell == Farewell::Not { self.up.poll_fill(cx, &mut self.client) } else { Poll::Pending };
+        if matches!(filled, Poll::Ready(Ok(0) | Err(_))) {
+            self.farewell = Farewell::Unsaid;
+        }
+        let unseen = self.up.unseen();
+        self.observe_client(stop)?;
+        let Some(stream) = self.backend.as_mut() else { return Ok(false) };
+        let drained = self.up.poll_drain(cx, stream);
+        if matches!(drained, Poll::Ready(Err(_))) {
+            // Not judged here: what the backend said last is still to be read.
+            self.up.cut_sink();
+            self.dying.get_or_insert(Suspicion::Vanished);
+            return Ok(true);
+        }
+        match (self.farewell, drained) {
+            (Farewell::Said, Poll::Ready(_)) => Err(Event::Terminated),
+            (Farewell::Unsaid, Poll::Ready(_)) => Err(Event::ClientGone),
+            (Farewell::Said | Farewell::Unsaid, Poll::Pending) => Ok(false),
+            (Farewell::Not, Poll::Pending) => Ok(false),
+            (Farewell::Not, Poll::Ready(_)) => Ok(full || filled.is_ready() || self.up.unseen() < unseen),
+        }
+    }
+
+    /// Without a backend: delivers what is left, notices a hang-up, and (unless `waiting`) says when one is needed.
+    ///
+    /// # Cancel safety
+    /// All progress is in `self`.
+    pub(super) fn poll_loose(&mut self, cx: &mut Context<'_>, waiting: bool) -> Poll<Event> {
+        loop {
+            let demand = if waiting {
+                false
+            } else {
+                match self.observe_loose() {
+                    Ok(demand) => demand,
+                    Err(event) => return Poll::Ready(event),
+                }
+            };
+            if let Poll::Ready(Err(_)) = self.down.poll_drain(cx, &mut self.client) {
+                return Poll::Ready(Event::ClientGone);
+            }
+            if demand {
+                return Poll::Ready(Event::Demand);
+            }
+            match self.up.poll_fill(cx, &mut self.client) {
+                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Event::ClientGone),
+                Poll::Ready(Ok(_)) => {}
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+
+    /// The backend is gone: every request in flight is answered, once. `false`: a frame is half delivered to the client,
+    /// which cannot be told anything any more.
+    pub(super) fn wreck(&mut self, read_only: bool, metrics: &Metrics) -> bool {
+        self.backend = None;
+        self.up.cut_sink();
+        let whole = self.down.cut_source();
+        let wreck = self.pipeline.lose(read_only, &mut self.state);
+        let mut message = BytesMut::new();
+        for answer in wreck.answers {
+            speak(&mut message, answer, metrics);
+            write::ready_for_query(&mut message, answer.status);
+        }
+        if let Some(answer) = wreck.open {
+            speak(&mut message, answer, metrics);
+            self.reading = Reading::Leftovers(answer.status);
+        }
+        self.untold = wreck.after == Aftermath::Untold;
+        if whole {
+            self.down.inject(&message);
+        }
+        whole
+    }
+
+    /// Answers the request that waits at the front with an error, and ends its unit with `status`. `false`: none waits.
+    pub(super) fn refuse(&mut self, complaint: &Complaint, status: TxStatus) -> bool {
+        let Some((tag, _)) = self.up.peek() else { return false };
+        let mut message = BytesMut::new();
+        answer::complain(&mut message, complaint);
+        if matches!(tag, frontend::QUERY | frontend::FUNCTION_CALL) {
+            self.drop_front();
+            write::ready_for_query(&mut message, status);
+        } else {
+            self.reading = Reading::Leftovers(status);
+        }
+        self.pipeline.settle(status);
+        self.down.inject(&message);
+        true
+    }
+}
+
+/// A stream that cannot be followed any more: the client's fault.
+fn broken_client(error: ScanError) -> Event {
+    let code = match error {
+        ScanError::TooLong { .. } => Code::TooLong,
+        ScanError::ZeroTag | ScanError::Length { .. } => Code::ProtocolViolation,
+    };
+    Event::Violation(Complaint::with(code, error.to_string()).fatal())
+}
+
+fn speak(message: &mut BytesMut, answer: Answer, metrics: &Metrics) {
+    match answer.word {
+        Word::Error(code) => {
+            metrics.error(code);
+            answer::complain(message, &Complaint::new(code));
+        }
+        Word::RolledBack => write::command_complete(message, "ROLLBACK"),
+        Word::Nothing => {}
+    }
+}

@@ -1,0 +1,52 @@
+//! What a statement does to session state and transactions, told by its tokens alone.
+//!
+//! [`statements`] cuts a query text at its top-level semicolons, [`Statement::verb`] says what a statement is, and
+//! [`Statement::hints`] which calls in it may change session state. [`glance`] settles the common case in one cheap pass.
+//! All are total: any bytes have an answer, in linear time.
+//!
+//! Lexed as PostgreSQL does with `standard_conforming_strings = on`, its default: a backslash in a plain `'…'` is a
+//! plain character. What functions do inside cannot be seen here; ask the server when it matters.
+
+mod glance;
+mod hints;
+mod lex;
+mod name;
+mod parse;
+mod setting;
+mod split;
+mod verb;
+
+pub use glance::glance;
+pub use hints::Hints;
+pub use setting::{Scope, Setting};
+pub use split::{Statements, statements};
+pub use verb::{Discard, Verb};
+
+/// One statement of a query text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Statement<'a> {
+    text: &'a [u8],
+}
+
+impl<'a> Statement<'a> {
+    /// Its text, without the semicolon; comments and white space around it stay.
+    #[must_use]
+    pub const fn text(&self) -> &'a [u8] {
+        self.text
+    }
+
+    /// What it is.
+    #[must_use]
+    pub fn verb(&self) -> Verb {
+        parse::verb(self.text)
+    }
+
+    /// Calls and clauses in it, at any depth, that may change session state.
+    #[must_use]
+    pub fn hints(&self) -> Hints {
+        hints::find(self.text)
+    }
+}
+
+#[cfg(test)]
+mod tests;
