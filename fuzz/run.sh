@@ -15,4 +15,4 @@ for option in level=4 inline-8bit-counters pc-table trace-compares; do
 done
 mkdir -p "artifacts/$target" "corpus/$target"
 RUSTFLAGS="$coverage" exec cargo run --release --target "$host" --bin "$target" -- \
-    -max_total_time="$seconds" -max_len=4096 -timeout=5 -artifact_prefix="artifacts/$target/" "corpus/$target"
+    -max_total_time="$seconds" -max_len=4096 -timeout=5 -artifact_prefix="artifacts/$target/" "corpus/$target" "seeds/$target"

@@ -517,6 +517,13 @@ mod tests {
     }
 
     #[test]
+    fn every_state_is_the_index_of_its_gauge() {
+        for (at, state) in SessionState::ALL.into_iter().enumerate() {
+            assert_eq!(state as usize, at, "{state:?}");
+        }
+    }
+
+    #[test]
     fn a_session_is_in_one_state_until_it_ends() {
         let metrics = Metrics::new().unwrap();
         let mut session = metrics.session(Endpoint::Rw, SessionState::Login);

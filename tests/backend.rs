@@ -67,7 +67,7 @@ async fn trust_needs_no_proof_and_the_startup_packet_says_who_we_are() {
 async fn a_password_answers_cleartext_and_md5() {
     let fake = Fake::serve(async |mut talk: Talk| {
         talk.startup().await;
-        talk.send(|out| write::authentication_cleartext(out)).await;
+        talk.send(write::authentication_cleartext).await;
         let answer = talk.frame().await;
         talk.ready().await;
         answer
@@ -179,7 +179,7 @@ async fn keys_of_another_secret_are_never_sent() {
 async fn credentials_that_cannot_answer_send_nothing() {
     let keys = || Credentials::ScramKeys(ScramKeys::derive("pencil", b"salt", 1));
     let asks: [fn(&mut BytesMut); 3] = [
-        |out| write::authentication_cleartext(out),
+        write::authentication_cleartext,
         |out| write::authentication_md5(out, [0; 4]),
         |out| write::authentication_sasl(out, &["SCRAM-SHA-256"]),
     ];
@@ -222,7 +222,7 @@ async fn a_no_is_sorted_into_never_and_not_now() {
         let fake = Fake::serve(async move |mut talk: Talk| {
             talk.startup().await;
             if when_logged_in {
-                talk.send(|out| write::authentication_ok(out)).await;
+                talk.send(write::authentication_ok).await;
             }
             let mut error = b"SFATAL\0VFATAL\0".to_vec();
             if !code.is_empty() {

@@ -1,8 +1,14 @@
-//! The fuzz targets' properties on every `cargo test`: the seeds of `fuzz/corpus`, and seeded mutations of them.
+//! The fuzz targets' properties on every `cargo test`: the seeds of `fuzz/seeds`, and seeded mutations of them.
 //!
 //! No coverage guides these inputs; `fuzz/README.md` says how to let libFuzzer do that.
 
+#![allow(
+    clippy::expect_used,
+    reason = "what a test cannot go on without ends it"
+)]
+
 #[path = "../fuzz/src/properties.rs"]
+#[allow(unreachable_pub, reason = "the fuzz crate compiles it too")]
 mod properties;
 
 use pgmoor::wire;
@@ -15,11 +21,11 @@ const ROUNDS: usize = 20_000;
 
 fn seeds(target: &str) -> Vec<Vec<u8>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("fuzz/corpus")
+        .join("fuzz/seeds")
         .join(target);
     let mut files: Vec<_> = std::fs::read_dir(&folder)
         .unwrap_or_else(|error| panic!("{}: {error}", folder.display()))
-        .map(|entry| entry.expect("an entry of the corpus").path())
+        .map(|entry| entry.expect("an entry of the folder").path())
         .collect();
     files.sort();
     assert!(!files.is_empty(), "{} has seeds", folder.display());

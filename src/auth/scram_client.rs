@@ -199,7 +199,7 @@ mod tests {
             "",
             "r=",
             "r=rOprNGfwEbeRWgbNEkqO,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096",
-            "r=other,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096",
+            "r=xOprNGfwEbeRWgbNEkqOx,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096",
             "r=rOprNGfwEbeRWgbNEkqO\u{e9},s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096",
             "r=rOprNGfwEbeRWgbNEkqOx,s=,i=4096",
             "r=rOprNGfwEbeRWgbNEkqOx,s=*,i=4096",

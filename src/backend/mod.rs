@@ -73,9 +73,9 @@ pub struct ServerError {
     /// The primary message.
     pub message: String,
     /// Detail, if any.
-    pub detail: Option<String>,
+    pub detail: Option<Box<str>>,
     /// Hint, if any.
-    pub hint: Option<String>,
+    pub hint: Option<Box<str>>,
     /// The body of the frame as it came (without tag and length).
     pub body: Bytes,
 }
@@ -91,8 +91,8 @@ impl ServerError {
             severity: fields.severity,
             code: fields.code.into_owned(),
             message: fields.message.into_owned(),
-            detail: fields.detail.map(std::borrow::Cow::into_owned),
-            hint: fields.hint.map(std::borrow::Cow::into_owned),
+            detail: fields.detail.map(Box::from),
+            hint: fields.hint.map(Box::from),
             body,
         })
     }

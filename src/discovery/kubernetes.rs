@@ -236,7 +236,7 @@ fn note(settings: &config::Kubernetes, remark: Remark) {
         ),
         Remark::Denied(source, why) => tracing::warn!(
             %namespace, %selector, watch = ?source, error = %why,
-            "the API server does not allow this watch (it takes list and watch in this namespace)"
+            "the API server does not allow this watch (it takes get, list and watch in this namespace)"
         ),
         Remark::Works(source) => {
             tracing::info!(%namespace, %selector, watch = ?source, "the watch works again")

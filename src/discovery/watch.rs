@@ -28,8 +28,9 @@ const SPACING: Duration = Duration::from_millis(500);
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 /// The longest pause after an error.
 const BACKOFF_LAST: Duration = Duration::from_secs(5);
-/// The pause after a denial: it ends when somebody changes the RBAC rules.
-const DENIED_PAUSE: Duration = Duration::from_secs(10);
+/// The least pause after a denial. Somebody has to change the RBAC rules, or an API server has only just started:
+/// for its first seconds it denies everything.
+const DENIED_PAUSE: Duration = Duration::from_secs(1);
 /// The least pause after "too many requests" where the server names none.
 const BUSY_PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause a server can impose.
@@ -63,17 +64,27 @@ pub(super) enum Trouble {
 #[derive(Debug)]
 struct Failure {
     trouble: Trouble,
-    /// The version to resume at is worthless: list again.
-    relist: bool,
+    remedy: Remedy,
     /// The server wants to be left alone for this long.
     pause: Duration,
+}
+
+/// How to go on after an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Remedy {
+    /// At the version it stopped at.
+    Resume,
+    /// With a list.
+    List,
+    /// With a list at once: the version is too old, which happens to whoever was away for long, and is no fault.
+    Refresh,
 }
 
 impl Failure {
     fn broken(text: impl Into<String>) -> Self {
         Self {
             trouble: Trouble::Broken(text.into()),
-            relist: false,
+            remedy: Remedy::Resume,
             pause: Duration::ZERO,
         }
     }
@@ -85,17 +96,21 @@ impl Failure {
             .map_or(0, |details| details.retry_after_seconds);
         let asked = Duration::from_secs(u64::from(asked));
         let text = status.to_string();
-        let (trouble, pause) = match status.code {
+        let (trouble, least) = match status.code {
             403 | 404 => (Trouble::Denied(text), DENIED_PAUSE),
-            429 | 503 => (Trouble::Broken(text), asked.max(BUSY_PAUSE)),
-            _ => (Trouble::Broken(text), asked),
+            429 | 503 => (Trouble::Broken(text), BUSY_PAUSE),
+            _ => (Trouble::Broken(text), Duration::ZERO),
+        };
+        let remedy = match status.code {
+            410 => Remedy::Refresh,
+            // 400, 504: the version is not known. 0: kube takes any strange line for a status, so something was lost here.
+            0 | 400 | 504 => Remedy::List,
+            _ => Remedy::Resume,
         };
         Self {
             trouble,
-            // 410: the version is compacted away; 400, 504: it is not known. 0: kube takes any strange line for a status,
-            // so something was lost here.
-            relist: matches!(status.code, 0 | 400 | 410 | 504),
-            pause: pause.min(PAUSE_LIMIT),
+            remedy,
+            pause: asked.max(least).min(PAUSE_LIMIT),
         }
     }
 }
@@ -105,9 +120,14 @@ impl From<kube::Error> for Failure {
         if let kube::Error::Api(status) = &error {
             return Self::from_status(status);
         }
+        // Garbage in the stream: what was in it is lost, only a list brings it back.
+        let remedy = if matches!(error, kube::Error::SerdeError(_)) {
+            Remedy::List
+        } else {
+            Remedy::Resume
+        };
         Self {
-            // Garbage in the stream: what was in it is lost, only a list brings it back.
-            relist: matches!(error, kube::Error::SerdeError(_)),
+            remedy,
             ..Self::broken(with_causes(&error))
         }
     }
@@ -192,10 +212,16 @@ impl<Source: Copy + Send + Sync> Watch<Source> {
 
     /// The first error is only tried again: an API server that restarts behind a load balancer is no loss.
     async fn recover(&self, progress: &mut Progress, failure: Failure) -> Result<(), Halt> {
-        progress.errors = progress.errors.saturating_add(1);
-        if failure.relist {
-            progress.version = None;
+        match failure.remedy {
+            Remedy::Resume => {}
+            Remedy::List => progress.version = None,
+            Remedy::Refresh => {
+                progress.version = None;
+                sleep(backoff(1).max(failure.pause)).await;
+                return Ok(());
+            }
         }
+        progress.errors = progress.errors.saturating_add(1);
         let denied = matches!(failure.trouble, Trouble::Denied(_));
         if !progress.lost && (denied || progress.errors > 1) {
             progress.lost = true;
@@ -286,7 +312,7 @@ impl<Source: Copy + Send + Sync> Watch<Source> {
         if version.is_empty() {
             let failure = Failure::broken("an object without a resourceVersion");
             return Err(Failure {
-                relist: true,
+                remedy: Remedy::List,
                 ..failure
             }
             .into());

@@ -192,3 +192,47 @@ const fn keepalive() -> TcpKeepalive {
         .with_interval(KEEPALIVE_INTERVAL)
         .with_retries(KEEPALIVE_RETRIES)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(30)
+    }
+
+    #[tokio::test]
+    async fn both_ends_notice_a_peer_that_vanishes() {
+        let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = listener.local_addr().unwrap();
+        let (backend, client) = tokio::join!(connect(address, soon()), listener.accept());
+        let (backend, (client, _)) = (backend.unwrap(), client.unwrap());
+        prepare_client(&client).unwrap();
+        for socket in [&backend, &client] {
+            assert!(socket.nodelay().unwrap());
+            let options = SockRef::from(socket);
+            assert!(options.keepalive().unwrap());
+            #[cfg(target_os = "linux")]
+            assert_eq!(options.tcp_keepalive_time().unwrap(), KEEPALIVE_IDLE);
+        }
+        #[cfg(target_os = "linux")]
+        assert_eq!(
+            SockRef::from(&backend).tcp_user_timeout().unwrap(),
+            Some(BACKEND_UNACKED)
+        );
+        let stream = Stream::Plain(client);
+        assert_eq!(stream.peer().unwrap(), backend.local_addr().unwrap());
+        assert!(!stream.is_tls() && stream.peer_certificate().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_port_can_be_listened_on_again_at_once() {
+        let first = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = first.local_addr().unwrap();
+        let (client, served) = tokio::join!(connect(address, soon()), first.accept());
+        // The server's end closes first: its side of the connection stays in TIME_WAIT.
+        drop((served.unwrap(), first));
+        drop(client.unwrap());
+        listen(address).unwrap();
+    }
+}

@@ -79,11 +79,11 @@ fn frames(write: impl FnOnce(&mut BytesMut)) -> Vec<u8> {
     out.to_vec()
 }
 
-#[tokio::test]
-async fn nonsense_ends_the_login() {
-    let ok = frames(|out| write::authentication_ok(out));
+/// Messages that do not belong to a login, by name.
+fn nonsense() -> Vec<(&'static str, Vec<u8>)> {
+    let ok = frames(write::authentication_ok);
     let behind_ok = |bytes: &[u8]| [&ok, bytes].concat();
-    for (what, bytes) in [
+    vec![
         (
             "another protocol",
             b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec(),
@@ -148,7 +148,12 @@ async fn nonsense_ends_the_login() {
                 write::ready_for_query(out, TxStatus::InTransaction)
             })),
         ),
-    ] {
+    ]
+}
+
+#[tokio::test]
+async fn nonsense_ends_the_login() {
+    for (what, bytes) in nonsense() {
         let error = after(bytes).await.unwrap_err();
         assert!(
             matches!(error, ConnectError::Protocol(_)),
@@ -180,7 +185,7 @@ async fn a_server_that_never_stops_talking_is_left() {
             &[b"SNOTICE\0M".as_slice(), &[b'x'; 60_000], b"\0\0"].concat(),
         )
     });
-    let ok = frames(|out| write::authentication_ok(out));
+    let ok = frames(write::authentication_ok);
     let many: Vec<u8> = (0..1000).flat_map(setting).collect();
     for endless in [many, notice.repeat(20)] {
         let error = after([ok.clone(), endless, welcome_bytes()[ok.len()..].to_vec()].concat())

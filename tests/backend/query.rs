@@ -84,7 +84,8 @@ async fn an_answer_that_is_none_is_an_error() {
             write::data_row(out, &[Some(&[b'x'; 0x10000])]);
         }
     };
-    let answers: [(&str, fn(&mut BytesMut)); 5] = [
+    type Answer = fn(&mut BytesMut);
+    let answers: [(&str, Answer); 5] = [
         ("too much in one row", |out| raw(out, b'D', &[0; 1 << 20])),
         ("too much in all rows", too_much),
         ("a row cut short", |out| {

@@ -14,6 +14,7 @@ use crate::postgres::{self, PASSWORD, Postgres};
 use crate::tls::Authority;
 
 /// `None`, with a word on it, where PostgreSQL is not installed.
+#[expect(clippy::print_stdout, reason = "the test's own output")]
 fn server(settings: &str, tls: Option<(&str, &str)>) -> Option<Postgres> {
     if !postgres::installed() {
         println!("skipped: PostgreSQL 15 is not installed");

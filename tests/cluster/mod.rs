@@ -1,7 +1,9 @@
 //! The cluster of the tests: a real control plane, real Patroni and real PostgreSQL, as processes of this machine.
 //!
 //! ```text
-//!   patroni · faults · overlay    deploy/demo applied, asked, broken
+//!   world                         one of all that follows, shared by the tests of a binary
+//!   proxy   · patroni · faults    deploy/pgmoor and deploy/demo applied, asked, broken
+//!   overlay · pods                manifests adapted; pods as the API server shows them
 //!   kubelet                       what a node does: bind, run, report, end
 //!   plane · components            etcd, kube-apiserver, kube-controller-manager
 //!   kubectl · access              what a person types; who may do what
@@ -31,7 +33,9 @@ pub mod kubelet;
 pub mod overlay;
 pub mod patroni;
 pub mod plane;
+pub mod pods;
 pub mod ports;
+pub mod proxy;
 pub mod relay;
 pub mod toolbox;
 pub mod trouble;

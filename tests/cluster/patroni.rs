@@ -1,19 +1,19 @@
 //! A PostgreSQL cluster under Patroni from deploy/demo: started, asked, waited for. Truth is asked of PostgreSQL itself.
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::Api;
-use kube::api::ListParams;
 use tokio_postgres::{Client, Config, NoTls};
 
 use super::kubelet::Kubelet;
 use super::kubelet::images::{Image, Images, User};
 use super::overlay::Overlay;
 use super::plane::ControlPlane;
+pub use super::pods::PodView;
 use super::toolbox::{PatroniVersion, Toolbox};
 use super::trouble::{Result, Trouble, Trying, eventually};
 
@@ -30,46 +30,6 @@ pub struct PatroniCluster {
     namespace: String,
     version: PatroniVersion,
     passwords: BTreeMap<String, String>,
-}
-
-/// A pod as the API server shows it.
-#[derive(Clone, Debug)]
-pub struct PodView {
-    /// Its name.
-    pub name: String,
-    /// Its incarnation.
-    pub uid: String,
-    /// Its address, once the kubelet has told it.
-    pub ip: Option<Ipv4Addr>,
-    /// Its condition Ready.
-    pub ready: bool,
-    /// Has it a deletionTimestamp?
-    pub terminating: bool,
-    /// Its labels.
-    pub labels: BTreeMap<String, String>,
-    /// How often its containers were started again.
-    pub restarts: i32,
-}
-
-impl PodView {
-    /// Patroni's label `role`.
-    pub fn role(&self) -> Option<&str> {
-        self.labels.get("role").map(String::as_str)
-    }
-
-    fn of(pod: Pod) -> Self {
-        let status = pod.status.unwrap_or_default();
-        let is_ready = |condition: &k8s_openapi::api::core::v1::PodCondition| condition.type_ == "Ready" && condition.status == "True";
-        Self {
-            name: pod.metadata.name.unwrap_or_default(),
-            uid: pod.metadata.uid.unwrap_or_default(),
-            ip: status.pod_ip.and_then(|ip| ip.parse().ok()),
-            ready: status.conditions.iter().flatten().any(is_ready),
-            terminating: pod.metadata.deletion_timestamp.is_some(),
-            labels: pod.metadata.labels.unwrap_or_default(),
-            restarts: status.container_statuses.iter().flatten().map(|container| container.restart_count).sum(),
-        }
-    }
 }
 
 /// The image table's rows for deploy/demo: tag `4` is Patroni 4, tag `3` is Patroni 3.
@@ -116,13 +76,31 @@ impl PatroniCluster {
             PatroniVersion::V4 => "4",
         };
         let scale = serde_json::json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "demo"}, "spec": {"replicas": replicas}});
-        Overlay::of("demo", namespace).tag(IMAGE, tag).merge(scale.to_string()).apply(&plane.kubectl()).await?;
+        Overlay::of("demo", namespace)
+            .tag(IMAGE, tag)
+            .merge(scale.to_string())
+            .apply(&plane.kubectl())
+            .await?;
         let secrets: Api<Secret> = Api::namespaced(plane.client()?, namespace);
-        let secret = secrets.get("demo").await.trying(|| "reading the passwords of deploy/demo".to_owned())?;
+        let secret = secrets
+            .get("demo")
+            .await
+            .trying(|| "reading the passwords of deploy/demo".to_owned())?;
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-        let passwords = secret.data.unwrap_or_default().into_iter().map(|(user, bytes)| (user, text(bytes.0))).collect();
+        let passwords = secret
+            .data
+            .unwrap_or_default()
+            .into_iter()
+            .map(|(user, bytes)| (user, text(bytes.0)))
+            .collect();
         let (plane, kubelet) = (Arc::clone(plane), Arc::clone(kubelet));
-        let cluster = Self { plane, kubelet, namespace: namespace.to_owned(), version, passwords };
+        let cluster = Self {
+            plane,
+            kubelet,
+            namespace: namespace.to_owned(),
+            version,
+            passwords,
+        };
         cluster.wait_ready(replicas, START).await?;
         cluster.wait_primary(None, START).await?;
         Ok(cluster)
@@ -153,22 +131,22 @@ impl PatroniCluster {
 
     /// kubectl in this namespace.
     pub async fn kubectl(&self, args: &[&str]) -> Result<String> {
-        let words: Vec<&str> = ["--namespace", &self.namespace].iter().chain(args).copied().collect();
+        let words: Vec<&str> = ["--namespace", &self.namespace]
+            .iter()
+            .chain(args)
+            .copied()
+            .collect();
         self.plane.kubectl().run(&words).await
     }
 
     /// Its pods, by name.
     pub async fn pods(&self) -> Result<Vec<PodView>> {
-        let api: Api<Pod> = Api::namespaced(self.plane.client()?, &self.namespace);
-        let mut pods: Vec<_> = api.list(&ListParams::default().labels("cluster-name=demo")).await?.items.into_iter().map(PodView::of).collect();
-        pods.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(pods)
+        PodView::list(self.plane.client()?, &self.namespace, "cluster-name=demo").await
     }
 
     /// One pod.
     pub async fn pod(&self, name: &str) -> Result<PodView> {
-        let api: Api<Pod> = Api::namespaced(self.plane.client()?, &self.namespace);
-        Ok(PodView::of(api.get(name).await.trying(|| format!("pod {}/{name}", self.namespace))?))
+        PodView::get(self.plane.client()?, &self.namespace, name).await
     }
 
     /// The labels of a pod.
@@ -179,7 +157,8 @@ impl PatroniCluster {
     /// Where PostgreSQL of a pod listens, as the kubelet knows it: right even while the pod's status is old.
     pub fn address(&self, pod: &str) -> Result<SocketAddr> {
         let ip = self.kubelet.incarnation(&self.namespace, pod)?.ip();
-        ip.map(|ip| (ip, PORT).into()).ok_or_else(|| Trouble::new(format!("pod {}/{pod} has no address yet", self.namespace)))
+        ip.map(|ip| (ip, PORT).into())
+            .ok_or_else(|| Trouble::new(format!("pod {}/{pod} has no address yet", self.namespace)))
     }
 
     /// The password of a user of deploy/demo: `postgres`, `replicator`, `pgmoor`, `app`.
@@ -189,7 +168,10 @@ impl PatroniCluster {
             "replicator" => "replication",
             other => other,
         };
-        self.passwords.get(key).map(String::as_str).ok_or_else(|| Trouble::new(format!("deploy/demo has no user {user}")))
+        self.passwords
+            .get(key)
+            .map(String::as_str)
+            .ok_or_else(|| Trouble::new(format!("deploy/demo has no user {user}")))
     }
 
     /// The superuser's connection to a pod, past every proxy.
@@ -206,17 +188,25 @@ impl PatroniCluster {
     pub async fn is_primary(&self, pod: &str) -> Result<bool> {
         let ask = async {
             let client = self.connect(pod).await?;
-            let row = client.query_one("SELECT NOT pg_is_in_recovery()", &[]).await?;
+            let row = client
+                .query_one("SELECT NOT pg_is_in_recovery()", &[])
+                .await?;
             Ok(row.try_get(0)?)
         };
-        tokio::time::timeout(Duration::from_secs(3), ask).await.map_err(|_| Trouble::new(format!("{pod} does not answer")))?
+        tokio::time::timeout(Duration::from_secs(3), ask)
+            .await
+            .map_err(|_| Trouble::new(format!("{pod} does not answer")))?
     }
 
     /// Every pod whose PostgreSQL says it is a primary: two, while an old one is a zombie.
     pub async fn primaries(&self) -> Result<Vec<String>> {
         let pods = self.pods().await?;
-        let asked = futures::future::join_all(pods.iter().map(|pod| self.is_primary(&pod.name))).await;
-        let primaries = pods.into_iter().zip(asked).filter(|(_, answer)| matches!(answer, Ok(true)));
+        let asked =
+            futures::future::join_all(pods.iter().map(|pod| self.is_primary(&pod.name))).await;
+        let primaries = pods
+            .into_iter()
+            .zip(asked)
+            .filter(|(_, answer)| matches!(answer, Ok(true)));
         Ok(primaries.map(|(pod, _)| pod.name).collect())
     }
 
@@ -224,38 +214,82 @@ impl PatroniCluster {
     pub async fn leader(&self) -> Result<Option<String>> {
         let api: Api<ConfigMap> = Api::namespaced(self.plane.client()?, &self.namespace);
         let object = api.get_opt("demo-leader").await?;
-        let annotations = object.and_then(|object| object.metadata.annotations).unwrap_or_default();
-        Ok(annotations.get("leader").filter(|name| !name.is_empty()).cloned())
+        let annotations = object
+            .and_then(|object| object.metadata.annotations)
+            .unwrap_or_default();
+        Ok(annotations
+            .get("leader")
+            .filter(|name| !name.is_empty())
+            .cloned())
     }
 
     /// The primary: named by the leader lock, and its PostgreSQL agrees.
     pub async fn primary(&self) -> Result<String> {
-        let leader = self.leader().await?.ok_or_else(|| Trouble::new("nobody holds the leader lock"))?;
-        if self.is_primary(&leader).await? { Ok(leader) } else { Err(Trouble::new(format!("{leader} holds the lock but is in recovery"))) }
+        let leader = self
+            .leader()
+            .await?
+            .ok_or_else(|| Trouble::new("nobody holds the leader lock"))?;
+        if self.is_primary(&leader).await? {
+            Ok(leader)
+        } else {
+            Err(Trouble::new(format!(
+                "{leader} holds the lock but is in recovery"
+            )))
+        }
     }
 
     /// Waits for a primary, one other than `not` when that is given.
     pub async fn wait_primary(&self, not: Option<&str>, limit: Duration) -> Result<String> {
-        let found = || async { self.primary().await.ok().filter(|primary| Some(primary.as_str()) != not) };
-        self.explained(eventually(&format!("a primary of {} other than {not:?}", self.namespace), limit, found).await).await
+        let found = || async {
+            self.primary()
+                .await
+                .ok()
+                .filter(|primary| Some(primary.as_str()) != not)
+        };
+        self.explained(
+            eventually(
+                &format!("a primary of {} other than {not:?}", self.namespace),
+                limit,
+                found,
+            )
+            .await,
+        )
+        .await
     }
 
     /// Waits until there are this many pods, all ready, none ending, and each replica of them streams from the primary.
     pub async fn wait_ready(&self, replicas: usize, limit: Duration) -> Result<()> {
         let ready = || async {
             let pods = self.pods().await.ok()?;
-            (pods.len() == replicas && pods.iter().all(|pod| pod.ready && !pod.terminating)).then_some(())?;
+            (pods.len() == replicas && pods.iter().all(|pod| pod.ready && !pod.terminating))
+                .then_some(())?;
             let primary = self.connect(&self.primary().await.ok()?).await.ok()?;
             let streaming = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'";
-            let streams: i64 = primary.query_one(streaming, &[]).await.ok()?.try_get(0).ok()?;
+            let streams: i64 = primary
+                .query_one(streaming, &[])
+                .await
+                .ok()?
+                .try_get(0)
+                .ok()?;
             (usize::try_from(streams).ok()? + 1 >= replicas).then_some(())
         };
-        self.explained(eventually(&format!("{replicas} ready pods of {}", self.namespace), limit, ready).await).await
+        self.explained(
+            eventually(
+                &format!("{replicas} ready pods of {}", self.namespace),
+                limit,
+                ready,
+            )
+            .await,
+        )
+        .await
     }
 
     /// The last lines of every pod's log, and what `kubectl get pods` shows: for the text of a failure.
     pub async fn logs(&self, lines: usize) -> String {
-        let mut text = self.kubectl(&["get", "pods", "-o", "wide", "--show-labels"]).await.unwrap_or_else(|trouble| trouble.to_string());
+        let mut text = self
+            .kubectl(&["get", "pods", "-o", "wide", "--show-labels"])
+            .await
+            .unwrap_or_else(|trouble| trouble.to_string());
         for pod in self.pods().await.unwrap_or_default() {
             text.push_str(&self.kubelet.log_tail(&self.namespace, &pod.name, lines));
         }
@@ -271,14 +305,31 @@ impl PatroniCluster {
 }
 
 /// A plain connection that gives up after five seconds; its driver ends with it.
-pub async fn connect_to(address: SocketAddr, user: &str, password: &str, database: &str) -> Result<Client> {
+pub async fn connect_to(
+    address: SocketAddr,
+    user: &str,
+    password: &str,
+    database: &str,
+) -> Result<Client> {
     let mut config = Config::new();
-    config.hostaddr(address.ip()).host(address.ip().to_string()).port(address.port());
-    config.user(user).password(password).dbname(database).application_name("pgmoor tests");
+    config
+        .hostaddr(address.ip())
+        .host(address.ip().to_string())
+        .port(address.port());
+    config
+        .user(user)
+        .password(password)
+        .dbname(database)
+        .application_name("pgmoor tests");
     let connecting = config.connect(NoTls);
-    let (client, connection) = match tokio::time::timeout(Duration::from_secs(5), connecting).await {
+    let (client, connection) = match tokio::time::timeout(Duration::from_secs(5), connecting).await
+    {
         Ok(connected) => connected.trying(|| format!("connecting to {address} as {user}"))?,
-        Err(_) => return Err(Trouble::new(format!("connecting to {address} as {user}: no answer in five seconds"))),
+        Err(_) => {
+            return Err(Trouble::new(format!(
+                "connecting to {address} as {user}: no answer in five seconds"
+            )));
+        }
     };
     // Its errors reach the client's own calls.
     tokio::spawn(async move { drop(connection.await) });

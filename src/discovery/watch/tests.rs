@@ -204,6 +204,25 @@ async fn an_expired_version_is_listed_again_without_a_loss() {
 }
 
 #[tokio::test]
+async fn a_version_that_expired_in_an_outage_prolongs_nothing() {
+    let gone = format!(
+        r#"{{"type":"ERROR","object":{}}}"#,
+        status(410, "Expired", 0)
+    );
+    let mut watches: Vec<_> = (0..5).map(|_| Reply::Cut).collect();
+    watches.push(Reply::Lines(vec![gone]));
+    let mut bench = Bench::new(vec![list("5", &["a"]), list("50", &["b"])], watches).await;
+    bench.expect(&["listed a", "lost", "works"]).await;
+    let back = Instant::now();
+    bench.expect(&["listed b"]).await;
+    assert!(
+        back.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        back.elapsed()
+    );
+}
+
+#[tokio::test]
 async fn a_busy_server_is_left_alone_for_as_long_as_it_asks() {
     let busy = || Reply::Json(429, status(429, "TooManyRequests", 1));
     let mut bench = Bench::new(vec![busy(), busy(), list("5", &["a"])], vec![]).await;

@@ -1,34 +1,36 @@
 //! A kubelet whose containers are processes of this machine, with all of a kubelet that a StatefulSet relies on.
 //!
 //! ```text
-//!   mod        watches pods; one task each
-//!   pod        a pod from its binding to its removal          supervise  a container over its restarts
-//!   setup      manifest -> sources, volumes, launches         probe      is it ready, is it alive
-//!   volumes    claims by name, ConfigMaps, Secrets, tokens    status     what the API server is told
-//!   container  namespaces and a root of its own               node       addresses, storage, paths to the API server
-//!   spec       manifest -> variables, words, mounts           images     how an image runs here
+//!   mod          watches pods; one task each
+//!   pod          a pod from its binding to its removal      register   what is written of it at the API server
+//!   incarnation  what others may know and order of it       status     what its status says
+//!   supervise    a container over its restarts              probe      is it ready, is it alive
+//!   container    namespaces and a root of its own           node       addresses, storage, paths to the API server
+//!   setup        manifest -> sources, volumes, launches     volumes    claims by name, ConfigMaps, Secrets, tokens
+//!   spec         manifest -> variables, words, mounts       images     how an image runs here
 //! ```
 //! What is not there: a scheduler (every pod fits), a network plugin (a pod's address is a loopback address of this
 //! machine, fresh for each incarnation), volume provisioning (a claim is a folder), image pulls (a table), `kubectl exec`.
 pub mod container;
 pub mod images;
+pub mod incarnation;
 pub mod node;
-pub mod pod;
+mod pod;
 mod probe;
+mod register;
 mod setup;
 mod spec;
 mod status;
 mod supervise;
 mod volumes;
 
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
-use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
@@ -37,8 +39,9 @@ use super::plane::ControlPlane;
 use super::relay::Relay;
 use super::trouble::{Result, Trouble};
 use images::Images;
+use incarnation::{Incarnation, Seen};
 use node::Node;
-use pod::{Incarnation, PodTask, Seen};
+use pod::PodTask;
 
 /// The running kubelet. Dropping it ends every container.
 pub struct Kubelet {
@@ -60,7 +63,9 @@ impl Kubelet {
     /// Starts to serve every pod of the plane. Needs root and a tokio runtime that outlives it.
     pub fn start(plane: &Arc<ControlPlane>, images: Images) -> Result<Self> {
         if !super::toolbox::is_root() {
-            return Err(Trouble::new("the test cluster's containers need root: mounts and PID namespaces of their own"));
+            return Err(Trouble::new(
+                "the test cluster's containers need root: mounts and PID namespaces of their own",
+            ));
         }
         let node = Arc::new(Node::new(Arc::clone(plane), images)?);
         let pods = Pods::default();
@@ -84,9 +89,15 @@ impl Kubelet {
     /// All incarnations of this name that are not removed yet, the oldest first.
     pub fn incarnations(&self, namespace: &str, pod: &str) -> Vec<Arc<Incarnation>> {
         let pods = lock(&self.pods);
-        let mut found: Vec<_> = pods.values().filter(|known| known.about.namespace == namespace && known.about.name == pod).collect();
+        let mut found: Vec<_> = pods
+            .values()
+            .filter(|known| known.about.namespace == namespace && known.about.name == pod)
+            .collect();
         found.sort_by_key(|known| known.order);
-        found.into_iter().map(|known| Arc::clone(&known.about)).collect()
+        found
+            .into_iter()
+            .map(|known| Arc::clone(&known.about))
+            .collect()
     }
 
     /// The path that the pods of this name have to the API server: what a test stalls or cuts. It stays over incarnations.
@@ -96,9 +107,19 @@ impl Kubelet {
 
     /// The last lines of every log of the newest incarnation.
     pub fn log_tail(&self, namespace: &str, pod: &str, lines: usize) -> String {
-        let Ok(about) = self.incarnation(namespace, pod) else { return format!("no log of {namespace}/{pod}") };
+        let Ok(about) = self.incarnation(namespace, pod) else {
+            return format!("no log of {namespace}/{pod}");
+        };
         let logs = about.logs();
-        logs.iter().map(|log| format!("--- {}\n{}\n", log.display(), super::children::tail(log, lines))).collect()
+        logs.iter()
+            .map(|log| {
+                format!(
+                    "--- {}\n{}\n",
+                    log.display(),
+                    super::children::tail(log, lines)
+                )
+            })
+            .collect()
     }
 }
 
@@ -110,7 +131,7 @@ impl Drop for Kubelet {
 
 async fn watch_pods(node: Arc<Node>, pods: Pods) {
     let api: Api<Pod> = Api::all(node.client.clone());
-    let mut events = std::pin::pin!(watcher(api, watcher::Config::default()).default_backoff());
+    let mut events = std::pin::pin!(watcher(api, watcher::Config::default()));
     let mut tasks = JoinSet::new();
     let mut listed = BTreeSet::new();
     let mut order = 0;
@@ -138,7 +159,7 @@ async fn watch_pods(node: Arc<Node>, pods: Pods) {
                     }
                 }
                 // The API server is away; the watcher tries again, and pods run on meanwhile.
-                Some(Err(_)) => {}
+                Some(Err(_)) => tokio::time::sleep(Duration::from_millis(300)).await,
                 None => return,
             },
             Some(_) = tasks.join_next() => {}
@@ -147,14 +168,18 @@ async fn watch_pods(node: Arc<Node>, pods: Pods) {
 }
 
 fn show(node: &Arc<Node>, pods: &Pods, pod: Pod, order: u64, tasks: &mut JoinSet<()>) {
-    let Some(uid) = pod.metadata.uid.clone() else { return };
+    let Some(uid) = pod.metadata.uid.clone() else {
+        return;
+    };
     let mut known = lock(pods);
     if let Some(known) = known.get(&uid) {
         known.seen.send_replace(Seen::There(Arc::new(pod)));
         return;
     }
     let (seen, watched) = watch::channel(Seen::There(Arc::new(pod.clone())));
-    let Ok((task, about)) = PodTask::new(Arc::clone(node), &pod, watched) else { return };
+    let Ok((task, about)) = PodTask::new(Arc::clone(node), &pod, watched) else {
+        return;
+    };
     known.insert(uid.clone(), Known { about, seen, order });
     let pods = Arc::clone(pods);
     tasks.spawn(async move {
