@@ -12,6 +12,7 @@ use crate::wire::message::{DataRow, ReadyForQuery, Target};
 use crate::wire::{TxStatus, backend};
 
 use super::pins::{Pin, Pins};
+use super::restore::literal;
 use super::state::{Setting, State, Transactional};
 
 /// The name of the prepared statement and of the portal, while the question is asked.
@@ -63,10 +64,16 @@ impl Ask {
         }
     }
 
-    /// The bytes to send.
-    pub fn packet() -> BytesMut {
+    /// The bytes to send. Settings that no extension has declared (`my.name`) do not stand in `pg_settings`: those that
+    /// `state` knows of are asked for one by one.
+    pub fn packet(state: &State) -> BytesMut {
+        let mut question = QUESTION.to_owned();
+        for name in state.settled().settings.keys().filter(|name| is_custom(name)) {
+            let name = literal(name);
+            question.push_str(&format!(" UNION ALL SELECT 's', {name}, pg_catalog.current_setting({name}, true)"));
+        }
         let mut packet = BytesMut::new();
-        write::parse(&mut packet, NAME, QUESTION, &[]);
+        write::parse(&mut packet, NAME, &question, &[]);
         write::bind(&mut packet, NAME, NAME, &[]);
         write::execute(&mut packet, NAME, 0);
         write::close(&mut packet, Target::Portal, NAME);
@@ -101,6 +108,7 @@ impl Ask {
         let text = |column| row.text(column).unwrap_or_default().to_owned();
         let (kind, name, value) = (text(0), text(1), text(2));
         match kind.as_str() {
+            "s" if row.columns().nth(2).is_some_and(|value| matches!(value, Ok(None))) => {} // reset meanwhile
             "s" => {
                 self.truth.settings.insert(name, Setting::Value(value));
             }
@@ -118,6 +126,11 @@ impl Ask {
             _ => {}
         }
     }
+}
+
+/// A setting's name with a dot in it: declared by an extension, or by nobody.
+fn is_custom(name: &str) -> bool {
+    name.contains('.') && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'$') || byte >= 0x80)
 }
 
 #[cfg(test)]

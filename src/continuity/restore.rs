@@ -191,7 +191,7 @@ fn quote(text: &str, mark: char) -> String {
 }
 
 /// A string literal that means `text` whatever `standard_conforming_strings` says.
-fn literal(text: &str) -> String {
+pub(super) fn literal(text: &str) -> String {
     if text.contains('\\') { format!(" E{}", quote(&text.replace('\\', "\\\\"), '\'')) } else { quote(text, '\'') }
 }
 

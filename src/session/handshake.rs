@@ -35,8 +35,9 @@ const REQUESTS: usize = 4;
 
 /// What a connection turned out to be.
 pub(super) enum Arrival {
-    /// A request to cancel what this key's session runs.
-    Cancel(CancelKey),
+    /// A request to cancel what this key's session runs. Its connection is to stay open until the request is delivered:
+    /// the client takes its end for the sign that no later statement can be hit.
+    Cancel(CancelKey, Stream),
     /// A client, authenticated.
     Client(Box<Client>),
     /// Nothing: it went away.
@@ -83,7 +84,7 @@ pub(super) async fn shake(shared: &Shared, socket: TcpStream, endpoint: Endpoint
                     return Ok(Arrival::Gone);
                 }
             }
-            Ok(Some(Packet::Cancel(key))) => return Ok(Arrival::Cancel(key)),
+            Ok(Some(Packet::Cancel(key))) => return Ok(Arrival::Cancel(key, reader.stream)),
             Ok(Some(Packet::Startup(startup))) => return reader.admit(shared, startup, endpoint).await,
             Err(complaint) => return Err(Refusal { stream: reader.stream, complaint }),
         }

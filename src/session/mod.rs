@@ -153,7 +153,7 @@ pub async fn serve(shared: Arc<Shared>, socket: TcpStream, endpoint: Endpoint) {
     };
     match arrival {
         Ok(Arrival::Gone) => {}
-        Ok(Arrival::Cancel(key)) => cancel(&shared, &key).await,
+        Ok(Arrival::Cancel(key, _open)) => cancel(&shared, &key).await,
         Ok(Arrival::Client(client)) => {
             drop(half_open);
             let Ok(_place) = Arc::clone(&shared.places).try_acquire_owned() else {

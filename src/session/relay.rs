@@ -238,6 +238,8 @@ impl Relay {
         }
         match filled {
             Poll::Ready(Ok(0) | Err(_)) if self.ended => Ok(false),
+            // It has run everything that came before the client's Terminate, and closed.
+            Poll::Ready(Ok(0) | Err(_)) if self.farewell == Farewell::Said => Err(Event::Terminated),
             Poll::Ready(Ok(0) | Err(_)) => Err(Event::BackendLost(self.dying.unwrap_or(Suspicion::Vanished))),
             Poll::Ready(Ok(_)) => Ok(true),
             Poll::Pending => Ok(full || self.down.unseen() < unseen),
@@ -247,8 +249,10 @@ impl Relay {
     /// Client to buffer, a look at what came, buffer to backend. Says whether to come again at once.
     fn poll_client(&mut self, cx: &mut Context<'_>, stop: bool) -> Result<bool, Event> {
         let full = !self.up.has_room();
-        let filled = if self.farewell == Farewell::Not { self.up.poll_fill(cx, &mut self.client) } else { Poll::Pending };
-        if matches!(filled, Poll::Ready(Ok(0) | Err(_))) {
+        // After a Terminate nothing is read for its own sake, but that the client has closed is noticed.
+        let filled = if self.farewell == Farewell::Unsaid { Poll::Pending } else { self.up.poll_fill(cx, &mut self.client) };
+        let closed = matches!(filled, Poll::Ready(Ok(0) | Err(_)));
+        if closed && self.farewell == Farewell::Not {
             self.farewell = Farewell::Unsaid;
         }
         let unseen = self.up.unseen();
@@ -262,7 +266,9 @@ impl Relay {
             return Ok(true);
         }
         match (self.farewell, drained) {
-            (Farewell::Said, Poll::Ready(_)) => Err(Event::Terminated),
+            // Answers to what it sent before its Terminate are still delivered, as PostgreSQL does.
+            (Farewell::Said, Poll::Ready(_)) if closed || self.pipeline.is_quiet() => Err(Event::Terminated),
+            (Farewell::Said, Poll::Ready(_)) => Ok(filled.is_ready()),
             (Farewell::Unsaid, Poll::Ready(_)) => Err(Event::ClientGone),
             (Farewell::Said | Farewell::Unsaid, Poll::Pending) => Ok(false),
             (Farewell::Not, Poll::Pending) => Ok(false),

@@ -3,8 +3,8 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    SanType,
 };
 use serde_json::json;
 
@@ -32,17 +32,10 @@ impl Authority {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![
-            KeyUsagePurpose::KeyCertSign,
-            KeyUsagePurpose::CrlSign,
-            KeyUsagePurpose::DigitalSignature,
-        ];
+        params.key_usages =
+            vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
         let certificate = params.self_signed(&key)?;
-        Ok(Self {
-            pem: certificate.pem(),
-            der: certificate.der().to_vec(),
-            issuer: Issuer::new(params, key),
-        })
+        Ok(Self { pem: certificate.pem(), der: certificate.der().to_vec(), issuer: Issuer::new(params, key) })
     }
 
     /// The authority's own certificate, PEM.
@@ -59,9 +52,7 @@ impl Authority {
     pub fn server(&self, names: &[&str], addresses: &[IpAddr]) -> Result<Identity> {
         let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
         let mut params = CertificateParams::new(names.clone())?;
-        params
-            .subject_alt_names
-            .extend(addresses.iter().map(|&address| SanType::IpAddress(address)));
+        params.subject_alt_names.extend(addresses.iter().map(|&address| SanType::IpAddress(address)));
         if let Some(name) = names.first() {
             params.distinguished_name.push(DnType::CommonName, name);
         }
@@ -82,10 +73,7 @@ impl Authority {
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.use_authority_key_identifier_extension = true;
         let certificate = params.signed_by(&key, &self.issuer)?;
-        Ok(Identity {
-            certificate: certificate.pem(),
-            key: key.serialize_pem(),
-        })
+        Ok(Identity { certificate: certificate.pem(), key: key.serialize_pem() })
     }
 }
 
@@ -106,10 +94,7 @@ pub enum Account {
 impl Account {
     /// The ServiceAccount `name` of `namespace`.
     pub fn service(namespace: &str, name: &str) -> Self {
-        Self::Service {
-            namespace: namespace.to_owned(),
-            name: name.to_owned(),
-        }
+        Self::Service { namespace: namespace.to_owned(), name: name.to_owned() }
     }
 
     /// What its user and its context are called in a kubeconfig.
@@ -162,12 +147,7 @@ pub fn write(path: &Path, text: &str, mode: u32) -> Result<()> {
     use std::io::Write;
     use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
     let write = || -> std::io::Result<()> {
-        let mut file = std::fs::File::options()
-            .create(true)
-            .write(true)
-            .truncate(true)
-            .mode(mode)
-            .open(path)?;
+        let mut file = std::fs::File::options().create(true).write(true).truncate(true).mode(mode).open(path)?;
         // The mode given to open is narrowed by the umask.
         file.set_permissions(std::fs::Permissions::from_mode(mode))?;
         file.write_all(text.as_bytes())

@@ -59,14 +59,7 @@ impl Signal {
             .args(pids.iter().map(u32::to_string))
             .stdin(Stdio::null())
             .status()?;
-        if status.success() {
-            Ok(())
-        } else {
-            Err(Trouble::new(format!(
-                "sending {} failed: {status}",
-                self.name()
-            )))
-        }
+        if status.success() { Ok(()) } else { Err(Trouble::new(format!("sending {} failed: {status}", self.name()))) }
     }
 }
 
@@ -107,16 +100,14 @@ impl Program {
     /// Adds arguments.
     #[must_use]
     pub fn args<S: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
-        self.args
-            .extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
+        self.args.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
         self
     }
 
     /// Sets an environment variable.
     #[must_use]
     pub fn env(mut self, key: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
-        self.env
-            .push((key.as_ref().to_owned(), value.as_ref().to_owned()));
+        self.env.push((key.as_ref().to_owned(), value.as_ref().to_owned()));
         self
     }
 
@@ -155,47 +146,26 @@ impl Program {
         let mut command = self.command(log).trying(|| format!("starting {name}"))?;
         let (pid_tx, pid_rx) = std::sync::mpsc::channel();
         let (ended_tx, ended_rx) = watch::channel(None);
-        let thread = std::thread::Builder::new()
-            .name(name.clone())
-            .spawn(move || {
-                let mut process = match command.spawn() {
-                    Ok(process) => process,
-                    Err(error) => return drop(pid_tx.send(Err(error))),
-                };
-                drop(pid_tx.send(Ok(process.id())));
-                // A wait cannot fail for a child of ours that nobody else reaps; were it to, the child counts as killed.
-                let status = process.wait().unwrap_or_else(|_| ExitStatus::from_raw(9));
-                ended_tx.send_replace(Some(status));
-            })?;
+        let thread = std::thread::Builder::new().name(name.clone()).spawn(move || {
+            let mut process = match command.spawn() {
+                Ok(process) => process,
+                Err(error) => return drop(pid_tx.send(Err(error))),
+            };
+            drop(pid_tx.send(Ok(process.id())));
+            // A wait cannot fail for a child of ours that nobody else reaps; were it to, the child counts as killed.
+            let status = process.wait().unwrap_or_else(|_| ExitStatus::from_raw(9));
+            ended_tx.send_replace(Some(status));
+        })?;
         let pid = pid_rx.recv()?.trying(|| format!("starting {name}"))?;
         let log = log.to_owned();
-        Ok(Child {
-            name,
-            pid,
-            own_pids: self.own_pids,
-            log,
-            ended: ended_rx,
-            thread: Some(thread),
-        })
+        Ok(Child { name, pid, own_pids: self.own_pids, log, ended: ended_rx, thread: Some(thread) })
     }
 
     fn command(&self, log: &Path) -> Result<Command> {
         let out = File::options().create(true).append(true).open(log)?;
-        let mut words: Vec<OsString> = ["setpriv", "--pdeathsig", "KILL", "--"]
-            .map(OsString::from)
-            .to_vec();
+        let mut words: Vec<OsString> = ["setpriv", "--pdeathsig", "KILL", "--"].map(OsString::from).to_vec();
         if self.own_pids {
-            words.extend(
-                [
-                    "unshare",
-                    "--pid",
-                    "--fork",
-                    "--kill-child=KILL",
-                    "--mount-proc",
-                    "--",
-                ]
-                .map(OsString::from),
-            );
+            words.extend(["unshare", "--pid", "--fork", "--kill-child=KILL", "--mount-proc", "--"].map(OsString::from));
         }
         if let Some(user) = &self.user {
             // Changing the user clears the parent-death signal, so it is asked for again after it.
@@ -206,12 +176,7 @@ impl Program {
         }
         words.push(self.program.clone());
         let mut command = Command::new(&words[0]);
-        command
-            .args(&words[1..])
-            .args(&self.args)
-            .stdin(Stdio::null())
-            .stdout(out.try_clone()?)
-            .stderr(out);
+        command.args(&words[1..]).args(&self.args).stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);
         if self.clear_env {
             command.env_clear();
         }
@@ -246,12 +211,7 @@ impl Child {
             None
         } else if self.own_pids {
             let children = format!("/proc/{0}/task/{0}/children", self.pid);
-            std::fs::read_to_string(children)
-                .ok()?
-                .split_whitespace()
-                .next()?
-                .parse()
-                .ok()
+            std::fs::read_to_string(children).ok()?.split_whitespace().next()?.parse().ok()
         } else {
             Some(self.pid)
         }

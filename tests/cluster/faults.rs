@@ -28,14 +28,10 @@ pub enum Part {
 pub fn kill9(kubelet: &Kubelet, namespace: &str, pod: &str) -> Result<()> {
     let containers = kubelet.incarnation(namespace, pod)?.containers();
     if containers.is_empty() {
-        return Err(Trouble::new(format!(
-            "no container of {namespace}/{pod} runs"
-        )));
+        return Err(Trouble::new(format!("no container of {namespace}/{pod} runs")));
     }
     // pid 1 of a namespace takes all others with it.
-    containers
-        .iter()
-        .try_for_each(|container| container.signal(Signal::Kill))
+    containers.iter().try_for_each(|container| container.signal(Signal::Kill))
 }
 
 /// SIGSTOP to a part of the pod.
@@ -49,23 +45,12 @@ pub fn thaw(kubelet: &Kubelet, namespace: &str, pod: &str, part: Part) -> Result
 }
 
 /// A signal to a part of the pod.
-pub fn signal(
-    kubelet: &Kubelet,
-    namespace: &str,
-    pod: &str,
-    part: Part,
-    signal: Signal,
-) -> Result<()> {
+pub fn signal(kubelet: &Kubelet, namespace: &str, pod: &str, part: Part, signal: Signal) -> Result<()> {
     let all = kubelet.incarnation(namespace, pod)?.containers();
-    let chosen: Vec<u32> = all
-        .iter()
-        .flat_map(|container| container.child().family())
-        .filter(|pid| part.has(*pid))
-        .collect();
+    let chosen: Vec<u32> =
+        all.iter().flat_map(|container| container.child().family()).filter(|pid| part.has(*pid)).collect();
     if chosen.is_empty() {
-        return Err(Trouble::new(format!(
-            "{namespace}/{pod} has no process that is {part:?}"
-        )));
+        return Err(Trouble::new(format!("{namespace}/{pod} has no process that is {part:?}")));
     }
     signal.send(&chosen)
 }
@@ -73,10 +58,7 @@ pub fn signal(
 impl Part {
     fn has(self, pid: u32) -> bool {
         let program = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
-        let name = program
-            .file_name()
-            .map(|name| name.to_string_lossy().into_owned())
-            .unwrap_or_default();
+        let name = program.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         match self {
             Self::Whole => true,
             Self::Patroni => name.starts_with("python"),
@@ -87,10 +69,7 @@ impl Part {
 
 /// The pod's node is lost: see [`Loss`]. The API server is told nothing; the pod's labels and readiness stay.
 pub async fn lose_node(kubelet: &Kubelet, namespace: &str, pod: &str, loss: Loss) -> Result<()> {
-    kubelet
-        .incarnation(namespace, pod)?
-        .order(Order::Lose(loss))
-        .await
+    kubelet.incarnation(namespace, pod)?.order(Order::Lose(loss)).await
 }
 
 /// The node of every lost incarnation of this name is back.
@@ -103,23 +82,12 @@ pub async fn return_node(kubelet: &Kubelet, namespace: &str, pod: &str) -> Resul
 
 /// Deletes a pod as `kubectl delete pod` does, with its own grace period or another; returns at once, the uid deleted.
 /// 0 removes the object without waiting for its kubelet.
-pub async fn delete_pod(
-    cluster: &PatroniCluster,
-    pod: &str,
-    grace: Option<Duration>,
-) -> Result<String> {
+pub async fn delete_pod(cluster: &PatroniCluster, pod: &str, grace: Option<Duration>) -> Result<String> {
     let api: Api<Pod> = Api::namespaced(cluster.plane().client()?, cluster.namespace());
     let uid = cluster.pod(pod).await?.uid;
-    let seconds = grace
-        .map(|grace| u32::try_from(grace.as_secs()))
-        .transpose()?;
-    let params = DeleteParams {
-        grace_period_seconds: seconds,
-        ..DeleteParams::default()
-    };
-    api.delete(pod, &params)
-        .await
-        .trying(|| format!("deleting pod {pod}"))?;
+    let seconds = grace.map(|grace| u32::try_from(grace.as_secs())).transpose()?;
+    let params = DeleteParams { grace_period_seconds: seconds, ..DeleteParams::default() };
+    api.delete(pod, &params).await.trying(|| format!("deleting pod {pod}"))?;
     Ok(uid)
 }
 

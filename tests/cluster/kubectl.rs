@@ -20,20 +20,13 @@ pub struct Kubectl {
 impl Kubectl {
     /// kubectl at `program`, speaking as `kubeconfig` says; its caches go below `home`.
     pub fn new(program: &Path, kubeconfig: &Path, home: &Path) -> Self {
-        Self {
-            program: program.to_owned(),
-            kubeconfig: kubeconfig.to_owned(),
-            home: home.to_owned(),
-        }
+        Self { program: program.to_owned(), kubeconfig: kubeconfig.to_owned(), home: home.to_owned() }
     }
 
     /// The same, as another kubeconfig says.
     #[must_use]
     pub fn with(&self, kubeconfig: &Path) -> Self {
-        Self {
-            kubeconfig: kubeconfig.to_owned(),
-            ..self.clone()
-        }
+        Self { kubeconfig: kubeconfig.to_owned(), ..self.clone() }
     }
 
     /// Runs it and returns its standard output; fails with what it wrote on standard error. Ends after a minute.
@@ -48,21 +41,11 @@ impl Kubectl {
 
     /// [`Self::run`] with a standard input.
     pub async fn run_with<S: AsRef<OsStr>>(&self, args: &[S], input: &str) -> Result<String> {
-        let words: Vec<_> = args
-            .iter()
-            .map(|arg| arg.as_ref().to_string_lossy())
-            .collect();
+        let words: Vec<_> = args.iter().map(|arg| arg.as_ref().to_string_lossy()).collect();
         let told = format!("kubectl {}", words.join(" "));
         let mut command = Command::new(&self.program);
-        command
-            .args(args)
-            .env("KUBECONFIG", &self.kubeconfig)
-            .env("HOME", &self.home);
-        command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true);
+        command.args(args).env("KUBECONFIG", &self.kubeconfig).env("HOME", &self.home);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         let run = async {
             let mut process = command.spawn()?;
             if let Some(mut stdin) = process.stdin.take() {
@@ -79,10 +62,6 @@ impl Kubectl {
             return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
         }
         let said = String::from_utf8_lossy(&output.stderr);
-        Err(Trouble::new(format!(
-            "{told}: {}: {}",
-            output.status,
-            said.trim()
-        )))
+        Err(Trouble::new(format!("{told}: {}: {}", output.status, said.trim())))
     }
 }

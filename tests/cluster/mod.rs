@@ -11,18 +11,9 @@
 //!   toolbox                       every binary that is needed, installed or built once
 //!   children · ports · trouble    processes that die with us; addresses of our own; errors
 //! ```
-#![allow(
-    dead_code,
-    reason = "each test binary uses its own part of the cluster"
-)]
-#![allow(
-    unreachable_pub,
-    reason = "a module tree shared by test binaries has no outer crate to be public for"
-)]
-#![allow(
-    clippy::disallowed_methods,
-    reason = "the cluster lives in real time; no test pauses its clock"
-)]
+#![allow(dead_code, reason = "each test binary uses its own part of the cluster")]
+#![allow(unreachable_pub, reason = "a module tree shared by test binaries has no outer crate to be public for")]
+#![allow(clippy::disallowed_methods, reason = "the cluster lives in real time; no test pauses its clock")]
 
 pub mod access;
 pub mod children;

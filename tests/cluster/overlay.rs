@@ -17,16 +17,8 @@ pub struct Overlay {
 impl Overlay {
     /// Over `deploy/FOLDER` of this source tree, in this namespace.
     pub fn of(folder: &str, namespace: &str) -> Self {
-        let base = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("deploy")
-            .join(folder);
-        Self {
-            base,
-            namespace: namespace.to_owned(),
-            tags: Vec::new(),
-            merges: Vec::new(),
-            replacements: Vec::new(),
-        }
+        let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(folder);
+        Self { base, namespace: namespace.to_owned(), tags: Vec::new(), merges: Vec::new(), replacements: Vec::new() }
     }
 
     /// Another tag of an image.
@@ -53,14 +45,12 @@ impl Overlay {
 
     /// Makes the namespace and applies all.
     pub async fn apply(&self, kubectl: &Kubectl) -> Result<String> {
-        let namespace = serde_json::json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.namespace}});
+        let namespace =
+            serde_json::json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.namespace}});
         kubectl.apply(&namespace.to_string()).await?;
         let folder = tempfile::tempdir()?;
-        self.write(folder.path())
-            .trying(|| format!("an overlay over {}", self.base.display()))?;
-        kubectl
-            .run(&["apply".as_ref(), "-k".as_ref(), folder.path().as_os_str()])
-            .await
+        self.write(folder.path()).trying(|| format!("an overlay over {}", self.base.display()))?;
+        kubectl.run(&["apply".as_ref(), "-k".as_ref(), folder.path().as_os_str()]).await
     }
 
     /// Writes the overlay: the base copied beside it, as kustomize of old takes no base by an absolute path.
@@ -95,18 +85,10 @@ impl Overlay {
         ];
         if !self.tags.is_empty() {
             lines.push("images:".to_owned());
-            lines.extend(
-                self.tags
-                    .iter()
-                    .map(|(name, tag)| format!("- {{name: {name}, newTag: \"{tag}\"}}")),
-            );
+            lines.extend(self.tags.iter().map(|(name, tag)| format!("- {{name: {name}, newTag: \"{tag}\"}}")));
         }
         let mut merges = self.merges.clone();
-        merges.extend(
-            bound
-                .iter()
-                .map(|(name, account)| subject(name, account, &self.namespace)),
-        );
+        merges.extend(bound.iter().map(|(name, account)| subject(name, account, &self.namespace)));
         if !merges.is_empty() {
             lines.push("patchesStrategicMerge:".to_owned());
         }
@@ -114,28 +96,15 @@ impl Overlay {
             fs::write(folder.join(format!("merge-{number}.yaml")), patch)?;
             lines.push(format!("- merge-{number}.yaml"));
         }
-        Ok(fs::write(
-            folder.join("kustomization.yaml"),
-            lines.join("\n"),
-        )?)
+        Ok(fs::write(folder.join("kustomization.yaml"), lines.join("\n"))?)
     }
 }
 
 /// The RoleBindings in a file of manifests: their name and their ServiceAccount's, which deploy/ names alike.
 fn role_bindings(text: &str) -> Vec<(String, String)> {
-    let documents = text
-        .split("\n---\n")
-        .filter(|document| document.contains("kind: RoleBinding"));
-    let name = |document: &str| {
-        document
-            .lines()
-            .find_map(|line| line.strip_prefix("  name: "))
-            .map(str::to_owned)
-    };
-    documents
-        .filter_map(name)
-        .map(|name| (name.clone(), name))
-        .collect()
+    let documents = text.split("\n---\n").filter(|document| document.contains("kind: RoleBinding"));
+    let name = |document: &str| document.lines().find_map(|line| line.strip_prefix("  name: ")).map(str::to_owned);
+    documents.filter_map(name).map(|name| (name.clone(), name)).collect()
 }
 
 /// kustomize of old leaves a subject's namespace as it is.

@@ -21,7 +21,7 @@ use super::trouble::{Result, Trouble, Trying, eventually};
 pub const IMAGE: &str = "pgmoor-demo-patroni";
 const PORT: u16 = 5432;
 /// How long a new cluster may take on a busy machine.
-const START: Duration = Duration::from_secs(40);
+const START: Duration = Duration::from_secs(120);
 
 /// A running cluster. Its pods end with the kubelet.
 pub struct PatroniCluster {
@@ -36,8 +36,10 @@ pub struct PatroniCluster {
 pub fn images(toolbox: &Toolbox, plane: &ControlPlane) -> Result<Images> {
     // Patroni as pid 1 starts itself again by its own path, so it needs a program of its own as in any image.
     // Its children import that program, too, so it acts only when it is the main one.
-    const PATRONI: &str = "#!/usr/bin/python3\nfrom patroni.__main__ import main\nif __name__ == '__main__':\n    main()\n";
-    const PATRONICTL: &str = "#!/usr/bin/python3\nfrom patroni.ctl import ctl\nif __name__ == '__main__':\n    ctl(obj={})\n";
+    const PATRONI: &str =
+        "#!/usr/bin/python3\nfrom patroni.__main__ import main\nif __name__ == '__main__':\n    main()\n";
+    const PATRONICTL: &str =
+        "#!/usr/bin/python3\nfrom patroni.ctl import ctl\nif __name__ == '__main__':\n    ctl(obj={})\n";
     let user = User::named("postgres")?;
     let mut images = Images::none();
     for (version, tag) in [(PatroniVersion::V4, "4"), (PatroniVersion::V3, "3")] {
@@ -76,31 +78,14 @@ impl PatroniCluster {
             PatroniVersion::V4 => "4",
         };
         let scale = serde_json::json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "demo"}, "spec": {"replicas": replicas}});
-        Overlay::of("demo", namespace)
-            .tag(IMAGE, tag)
-            .merge(scale.to_string())
-            .apply(&plane.kubectl())
-            .await?;
+        Overlay::of("demo", namespace).tag(IMAGE, tag).merge(scale.to_string()).apply(&plane.kubectl()).await?;
         let secrets: Api<Secret> = Api::namespaced(plane.client()?, namespace);
-        let secret = secrets
-            .get("demo")
-            .await
-            .trying(|| "reading the passwords of deploy/demo".to_owned())?;
+        let secret = secrets.get("demo").await.trying(|| "reading the passwords of deploy/demo".to_owned())?;
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-        let passwords = secret
-            .data
-            .unwrap_or_default()
-            .into_iter()
-            .map(|(user, bytes)| (user, text(bytes.0)))
-            .collect();
+        let passwords =
+            secret.data.unwrap_or_default().into_iter().map(|(user, bytes)| (user, text(bytes.0))).collect();
         let (plane, kubelet) = (Arc::clone(plane), Arc::clone(kubelet));
-        let cluster = Self {
-            plane,
-            kubelet,
-            namespace: namespace.to_owned(),
-            version,
-            passwords,
-        };
+        let cluster = Self { plane, kubelet, namespace: namespace.to_owned(), version, passwords };
         cluster.wait_ready(replicas, START).await?;
         cluster.wait_primary(None, START).await?;
         Ok(cluster)
@@ -131,11 +116,7 @@ impl PatroniCluster {
 
     /// kubectl in this namespace.
     pub async fn kubectl(&self, args: &[&str]) -> Result<String> {
-        let words: Vec<&str> = ["--namespace", &self.namespace]
-            .iter()
-            .chain(args)
-            .copied()
-            .collect();
+        let words: Vec<&str> = ["--namespace", &self.namespace].iter().chain(args).copied().collect();
         self.plane.kubectl().run(&words).await
     }
 
@@ -188,9 +169,7 @@ impl PatroniCluster {
     pub async fn is_primary(&self, pod: &str) -> Result<bool> {
         let ask = async {
             let client = self.connect(pod).await?;
-            let row = client
-                .query_one("SELECT NOT pg_is_in_recovery()", &[])
-                .await?;
+            let row = client.query_one("SELECT NOT pg_is_in_recovery()", &[]).await?;
             Ok(row.try_get(0)?)
         };
         tokio::time::timeout(Duration::from_secs(3), ask)
@@ -201,12 +180,8 @@ impl PatroniCluster {
     /// Every pod whose PostgreSQL says it is a primary: two, while an old one is a zombie.
     pub async fn primaries(&self) -> Result<Vec<String>> {
         let pods = self.pods().await?;
-        let asked =
-            futures::future::join_all(pods.iter().map(|pod| self.is_primary(&pod.name))).await;
-        let primaries = pods
-            .into_iter()
-            .zip(asked)
-            .filter(|(_, answer)| matches!(answer, Ok(true)));
+        let asked = futures::future::join_all(pods.iter().map(|pod| self.is_primary(&pod.name))).await;
+        let primaries = pods.into_iter().zip(asked).filter(|(_, answer)| matches!(answer, Ok(true)));
         Ok(primaries.map(|(pod, _)| pod.name).collect())
     }
 
@@ -214,74 +189,38 @@ impl PatroniCluster {
     pub async fn leader(&self) -> Result<Option<String>> {
         let api: Api<ConfigMap> = Api::namespaced(self.plane.client()?, &self.namespace);
         let object = api.get_opt("demo-leader").await?;
-        let annotations = object
-            .and_then(|object| object.metadata.annotations)
-            .unwrap_or_default();
-        Ok(annotations
-            .get("leader")
-            .filter(|name| !name.is_empty())
-            .cloned())
+        let annotations = object.and_then(|object| object.metadata.annotations).unwrap_or_default();
+        Ok(annotations.get("leader").filter(|name| !name.is_empty()).cloned())
     }
 
     /// The primary: named by the leader lock, and its PostgreSQL agrees.
     pub async fn primary(&self) -> Result<String> {
-        let leader = self
-            .leader()
-            .await?
-            .ok_or_else(|| Trouble::new("nobody holds the leader lock"))?;
+        let leader = self.leader().await?.ok_or_else(|| Trouble::new("nobody holds the leader lock"))?;
         if self.is_primary(&leader).await? {
             Ok(leader)
         } else {
-            Err(Trouble::new(format!(
-                "{leader} holds the lock but is in recovery"
-            )))
+            Err(Trouble::new(format!("{leader} holds the lock but is in recovery")))
         }
     }
 
     /// Waits for a primary, one other than `not` when that is given.
     pub async fn wait_primary(&self, not: Option<&str>, limit: Duration) -> Result<String> {
-        let found = || async {
-            self.primary()
-                .await
-                .ok()
-                .filter(|primary| Some(primary.as_str()) != not)
-        };
-        self.explained(
-            eventually(
-                &format!("a primary of {} other than {not:?}", self.namespace),
-                limit,
-                found,
-            )
-            .await,
-        )
-        .await
+        let found = || async { self.primary().await.ok().filter(|primary| Some(primary.as_str()) != not) };
+        self.explained(eventually(&format!("a primary of {} other than {not:?}", self.namespace), limit, found).await)
+            .await
     }
 
     /// Waits until there are this many pods, all ready, none ending, and each replica of them streams from the primary.
     pub async fn wait_ready(&self, replicas: usize, limit: Duration) -> Result<()> {
         let ready = || async {
             let pods = self.pods().await.ok()?;
-            (pods.len() == replicas && pods.iter().all(|pod| pod.ready && !pod.terminating))
-                .then_some(())?;
+            (pods.len() == replicas && pods.iter().all(|pod| pod.ready && !pod.terminating)).then_some(())?;
             let primary = self.connect(&self.primary().await.ok()?).await.ok()?;
             let streaming = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'";
-            let streams: i64 = primary
-                .query_one(streaming, &[])
-                .await
-                .ok()?
-                .try_get(0)
-                .ok()?;
+            let streams: i64 = primary.query_one(streaming, &[]).await.ok()?.try_get(0).ok()?;
             (usize::try_from(streams).ok()? + 1 >= replicas).then_some(())
         };
-        self.explained(
-            eventually(
-                &format!("{replicas} ready pods of {}", self.namespace),
-                limit,
-                ready,
-            )
-            .await,
-        )
-        .await
+        self.explained(eventually(&format!("{replicas} ready pods of {}", self.namespace), limit, ready).await).await
     }
 
     /// The last lines of every pod's log, and what `kubectl get pods` shows: for the text of a failure.
@@ -299,36 +238,21 @@ impl PatroniCluster {
     async fn explained<T>(&self, result: Result<T>) -> Result<T> {
         match result {
             Ok(found) => Ok(found),
-            Err(trouble) => Err(Trouble::new(format!("{trouble}\n{}", self.logs(60).await))),
+            Err(trouble) => Err(Trouble::new(format!("{trouble}\n{}", self.logs(40).await))),
         }
     }
 }
 
 /// A plain connection that gives up after five seconds; its driver ends with it.
-pub async fn connect_to(
-    address: SocketAddr,
-    user: &str,
-    password: &str,
-    database: &str,
-) -> Result<Client> {
+pub async fn connect_to(address: SocketAddr, user: &str, password: &str, database: &str) -> Result<Client> {
     let mut config = Config::new();
-    config
-        .hostaddr(address.ip())
-        .host(address.ip().to_string())
-        .port(address.port());
-    config
-        .user(user)
-        .password(password)
-        .dbname(database)
-        .application_name("pgmoor tests");
+    config.hostaddr(address.ip()).host(address.ip().to_string()).port(address.port());
+    config.user(user).password(password).dbname(database).application_name("pgmoor tests");
     let connecting = config.connect(NoTls);
-    let (client, connection) = match tokio::time::timeout(Duration::from_secs(5), connecting).await
-    {
+    let (client, connection) = match tokio::time::timeout(Duration::from_secs(5), connecting).await {
         Ok(connected) => connected.trying(|| format!("connecting to {address} as {user}"))?,
         Err(_) => {
-            return Err(Trouble::new(format!(
-                "connecting to {address} as {user}: no answer in five seconds"
-            )));
+            return Err(Trouble::new(format!("connecting to {address} as {user}: no answer in five seconds")));
         }
     };
     // Its errors reach the client's own calls.

@@ -44,25 +44,12 @@ impl ControlPlane {
         let [etcd, peer, apiserver] = free_ports(subnet.address(1))?;
         let folder = open_folder()?;
         let path = folder.path().to_owned();
-        let site = Site {
-            toolbox: toolbox.clone(),
-            folder: path,
-            etcd,
-            peer,
-            apiserver,
-            watch_cache,
-        };
+        let site = Site { toolbox: toolbox.clone(), folder: path, etcd, peer, apiserver, watch_cache };
         let authority = Authority::new("pgmoor test authority")?;
         let admin_token = format!("{:032x}", rand::random::<u128>());
         site.write_secrets(&authority, &admin_token)?;
         let (server, authority_file) = (url(apiserver), site.authority_file());
-        access::write_kubeconfig(
-            &site.admin_kubeconfig(),
-            &Account::Admin,
-            &server,
-            &authority_file,
-            &admin_token,
-        )?;
+        access::write_kubeconfig(&site.admin_kubeconfig(), &Account::Admin, &server, &authority_file, &admin_token)?;
         let plane = Self {
             controllers: Mutex::new(None),
             apiserver: Mutex::new(None),
@@ -112,14 +99,8 @@ impl ControlPlane {
     /// A fresh token of a ServiceAccount, good for an hour, asked of the API server as a kubelet asks for it.
     pub async fn service_account_token(&self, namespace: &str, name: &str) -> Result<String> {
         let accounts: Api<ServiceAccount> = Api::namespaced(self.client()?, namespace);
-        let spec = TokenRequestSpec {
-            audiences: Some(vec![AUDIENCE.to_owned()]),
-            ..TokenRequestSpec::default()
-        };
-        let request = TokenRequest {
-            spec: Some(spec),
-            ..TokenRequest::default()
-        };
+        let spec = TokenRequestSpec { audiences: Some(vec![AUDIENCE.to_owned()]), ..TokenRequestSpec::default() };
+        let request = TokenRequest { spec: Some(spec), ..TokenRequest::default() };
         let answer = accounts
             .create_token_request(name, &PostParams::default(), &request)
             .await
@@ -135,39 +116,18 @@ impl ControlPlane {
     }
 
     /// [`Self::kubeconfig`] leading to another address, which should be a relay to [`Self::address`].
-    pub async fn kubeconfig_through(
-        &self,
-        account: &Account,
-        server: SocketAddr,
-    ) -> Result<PathBuf> {
+    pub async fn kubeconfig_through(&self, account: &Account, server: SocketAddr) -> Result<PathBuf> {
         let token = match account {
             Account::Admin => self.admin_token.clone(),
-            Account::Service { namespace, name } => {
-                self.service_account_token(namespace, name).await?
-            }
+            Account::Service { namespace, name } => self.service_account_token(namespace, name).await?,
         };
-        let file = format!(
-            "kubeconfig-{}-{}-{}",
-            account.context(),
-            server.ip(),
-            server.port()
-        );
-        access::write_kubeconfig(
-            &self.folder().join(file),
-            account,
-            &url(server),
-            &self.authority_file(),
-            &token,
-        )
+        let file = format!("kubeconfig-{}-{}-{}", account.context(), server.ip(), server.port());
+        access::write_kubeconfig(&self.folder().join(file), account, &url(server), &self.authority_file(), &token)
     }
 
     /// kubectl as the admin.
     pub fn kubectl(&self) -> Kubectl {
-        Kubectl::new(
-            &self.site.toolbox.kubectl(),
-            &self.site.admin_kubeconfig(),
-            self.folder(),
-        )
+        Kubectl::new(&self.site.toolbox.kubectl(), &self.site.admin_kubeconfig(), self.folder())
     }
 
     /// A client that may do everything.
@@ -179,10 +139,7 @@ impl ControlPlane {
     pub fn client_with(&self, token: &str, server: SocketAddr) -> Result<kube::Client> {
         let mut config = kube::Config::new(url(server).parse()?);
         config.root_cert = Some(vec![self.authority.der().to_vec()]);
-        config.auth_info = AuthInfo {
-            token: Some(token.to_owned().into()),
-            ..AuthInfo::default()
-        };
+        config.auth_info = AuthInfo { token: Some(token.to_owned().into()), ..AuthInfo::default() };
         Ok(kube::Client::try_from(config)?)
     }
 
@@ -234,9 +191,7 @@ impl ControlPlane {
     /// The last lines of every component's log.
     pub fn logs(&self, lines: usize) -> String {
         let told = |name| format!("--- {name}\n{}\n", tail(&self.site.log(name), lines));
-        ["etcd", "kube-apiserver", "kube-controller-manager"]
-            .map(told)
-            .concat()
+        ["etcd", "kube-apiserver", "kube-controller-manager"].map(told).concat()
     }
 }
 

@@ -31,10 +31,8 @@ impl PodView {
     /// The pods of a namespace that have these labels, by name.
     pub async fn list(client: kube::Client, namespace: &str, selector: &str) -> Result<Vec<Self>> {
         let api: Api<Pod> = Api::namespaced(client, namespace);
-        let found = api
-            .list(&ListParams::default().labels(selector))
-            .await
-            .trying(|| format!("pods of {namespace}"))?;
+        let found =
+            api.list(&ListParams::default().labels(selector)).await.trying(|| format!("pods of {namespace}"))?;
         let mut pods: Vec<_> = found.items.into_iter().map(Self::of).collect();
         pods.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(pods)
@@ -43,11 +41,7 @@ impl PodView {
     /// One pod.
     pub async fn get(client: kube::Client, namespace: &str, name: &str) -> Result<Self> {
         let api: Api<Pod> = Api::namespaced(client, namespace);
-        Ok(Self::of(
-            api.get(name)
-                .await
-                .trying(|| format!("pod {namespace}/{name}"))?,
-        ))
+        Ok(Self::of(api.get(name).await.trying(|| format!("pod {namespace}/{name}"))?))
     }
 
     /// Patroni's label `role`.
@@ -57,8 +51,7 @@ impl PodView {
 
     fn of(pod: Pod) -> Self {
         let status = pod.status.unwrap_or_default();
-        let is_ready =
-            |condition: &PodCondition| condition.type_ == "Ready" && condition.status == "True";
+        let is_ready = |condition: &PodCondition| condition.type_ == "Ready" && condition.status == "True";
         Self {
             name: pod.metadata.name.unwrap_or_default(),
             uid: pod.metadata.uid.unwrap_or_default(),
@@ -66,12 +59,7 @@ impl PodView {
             ready: status.conditions.iter().flatten().any(is_ready),
             terminating: pod.metadata.deletion_timestamp.is_some(),
             labels: pod.metadata.labels.unwrap_or_default(),
-            restarts: status
-                .container_statuses
-                .iter()
-                .flatten()
-                .map(|container| container.restart_count)
-                .sum(),
+            restarts: status.container_statuses.iter().flatten().map(|container| container.restart_count).sum(),
         }
     }
 }

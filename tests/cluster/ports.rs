@@ -20,10 +20,7 @@ impl Subnet {
         let claims = std::env::temp_dir().join("pgmoor-test-networks");
         std::fs::create_dir_all(&claims).trying(|| format!("making {}", claims.display()))?;
         // Every user's tests claim here; only the folder's owner can open it to them, and has.
-        drop(std::fs::set_permissions(
-            &claims,
-            Permissions::from_mode(0o1777),
-        ));
+        drop(std::fs::set_permissions(&claims, Permissions::from_mode(0o1777)));
         for a in 20..=30_u8 {
             for b in 0..=255_u8 {
                 let path = claims.join(format!("127.{a}.{b}"));
@@ -40,9 +37,7 @@ impl Subnet {
                 }
             }
         }
-        Err(Trouble::new(
-            "every loopback network 127.20.0.0 .. 127.30.255.0 is claimed by a test",
-        ))
+        Err(Trouble::new("every loopback network 127.20.0.0 .. 127.30.255.0 is claimed by a test"))
     }
 
     /// The address 127.A.B.`host`. By custom of this module tree: 1 is the control plane, 10 and up are pods.
@@ -63,8 +58,7 @@ pub fn free_ports<const N: usize>(address: impl Into<IpAddr>) -> Result<[SocketA
     // Kept until all are found: a port in use is not given out twice.
     let mut listeners = Vec::new();
     for port in &mut found {
-        let listener = TcpListener::bind((address, 0))
-            .trying(|| format!("looking for a free port of {address}"))?;
+        let listener = TcpListener::bind((address, 0)).trying(|| format!("looking for a free port of {address}"))?;
         *port = listener.local_addr()?;
         listeners.push(listener);
     }

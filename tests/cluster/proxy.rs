@@ -56,15 +56,11 @@ impl Proxy {
         adapt: impl FnOnce(Overlay) -> Overlay,
     ) -> Result<Self> {
         let inside = "/usr/local/bin/pgmoor";
-        let image = Image::of_this_machine()
-            .bind(std::path::absolute(binary)?, inside)
-            .entrypoint([inside]);
-        cluster
-            .kubelet()
-            .add_images(|images| images.with(IMAGE, image));
+        let image = Image::of_this_machine().bind(std::path::absolute(binary)?, inside).entrypoint([inside]);
+        cluster.kubelet().add_images(|images| images.with(IMAGE, image));
         // The API server of the tests knows disruption budgets by their beta name only.
-        let overlay = Overlay::of("pgmoor", cluster.namespace())
-            .replace("apiVersion: policy/v1", "apiVersion: policy/v1beta1");
+        let overlay =
+            Overlay::of("pgmoor", cluster.namespace()).replace("apiVersion: policy/v1", "apiVersion: policy/v1beta1");
         adapt(overlay).apply(&cluster.plane().kubectl()).await?;
         let proxy = Self {
             plane: Arc::clone(cluster.plane()),
@@ -79,25 +75,12 @@ impl Proxy {
     /// Waits until every pod the Deployment wants is there and ready, and no other.
     pub async fn wait_ready(&self, limit: Duration) -> Result<()> {
         let limit_seconds = format!("--timeout={}s", limit.as_secs());
-        let rollout = [
-            "--namespace",
-            &self.namespace,
-            "rollout",
-            "status",
-            "deployment/pgmoor",
-            &limit_seconds,
-        ];
+        let rollout = ["--namespace", &self.namespace, "rollout", "status", "deployment/pgmoor", &limit_seconds];
         if let Err(trouble) = self.plane.kubectl().run(&rollout).await {
             return Err(Trouble::new(format!("{trouble}\n{}", self.logs(40).await)));
         }
-        let settled = || async {
-            self.pods()
-                .await
-                .ok()?
-                .iter()
-                .all(|pod| pod.ready && !pod.terminating)
-                .then_some(())
-        };
+        let settled =
+            || async { self.pods().await.ok()?.iter().all(|pod| pod.ready && !pod.terminating).then_some(()) };
         eventually("the old pods of pgmoor to go", limit, settled).await
     }
 
@@ -108,31 +91,20 @@ impl Proxy {
 
     /// Where a port of every ready pod is.
     pub async fn addresses(&self, port: Port) -> Result<Vec<SocketAddr>> {
-        let pods = self
-            .pods()
-            .await?
-            .into_iter()
-            .filter(|pod| pod.ready && !pod.terminating);
-        Ok(pods
-            .filter_map(|pod| pod.ip)
-            .map(|ip| (ip, port.number()).into())
-            .collect())
+        let pods = self.pods().await?.into_iter().filter(|pod| pod.ready && !pod.terminating);
+        Ok(pods.filter_map(|pod| pod.ip).map(|ip| (ip, port.number()).into()).collect())
     }
 
     /// A connection of user `app` to database `app` through the first ready pod.
     pub async fn connect(&self, port: Port) -> Result<Client> {
         let addresses = self.addresses(port).await?;
-        let address = addresses
-            .first()
-            .ok_or_else(|| Trouble::new("no pod of pgmoor is ready"))?;
+        let address = addresses.first().ok_or_else(|| Trouble::new("no pod of pgmoor is ready"))?;
         connect_to(*address, "app", &self.app_password, "app").await
     }
 
     /// The last lines of every pod's log.
     pub async fn logs(&self, lines: usize) -> String {
         let pods = self.pods().await.unwrap_or_default();
-        pods.iter()
-            .map(|pod| self.kubelet.log_tail(&self.namespace, &pod.name, lines))
-            .collect()
+        pods.iter().map(|pod| self.kubelet.log_tail(&self.namespace, &pod.name, lines)).collect()
     }
 }

@@ -73,30 +73,17 @@ impl Relay {
     }
 
     /// [`Self::start`] on a given loopback address (port 0: a free one).
-    #[allow(
-        clippy::unused_async,
-        reason = "async says in the type that a runtime must be there"
-    )]
+    #[allow(clippy::unused_async, reason = "async says in the type that a runtime must be there")]
     pub async fn start_on(address: SocketAddr, target: SocketAddr) -> Result<Self> {
         // Bound but never listening: it keeps the port ours while connections are to be refused.
         let claim = bound(address).trying(|| format!("binding a relay to {address}"))?;
         let address = claim.local_addr()?;
         let listener = listen(address)?;
-        let orders = Orders {
-            target,
-            to_target: Mode::Pass,
-            from_target: Mode::Pass,
-            resets: 0,
-        };
+        let orders = Orders { target, to_target: Mode::Pass, from_target: Mode::Pass, resets: 0 };
         let (orders, seen) = watch::channel(orders);
         let open = Arc::new(AtomicUsize::new(0));
         let task = tokio::spawn(accept(claim, listener, seen, Arc::clone(&open)));
-        Ok(Self {
-            address,
-            orders,
-            open,
-            task,
-        })
+        Ok(Self { address, orders, open, task })
     }
 
     /// Where to connect to.
@@ -152,11 +139,7 @@ impl Drop for Relay {
 }
 
 fn bound(address: SocketAddr) -> io::Result<TcpSocket> {
-    let socket = if address.is_ipv4() {
-        TcpSocket::new_v4()?
-    } else {
-        TcpSocket::new_v6()?
-    };
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.set_reuseport(true)?;
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
@@ -168,12 +151,7 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// Takes connections, except while orders say to refuse them: then nothing listens, so the kernel refuses.
-async fn accept(
-    claim: TcpSocket,
-    first: TcpListener,
-    mut orders: watch::Receiver<Orders>,
-    open: Arc<AtomicUsize>,
-) {
+async fn accept(claim: TcpSocket, first: TcpListener, mut orders: watch::Receiver<Orders>, open: Arc<AtomicUsize>) {
     let mut listener = Some(first);
     let mut connections = JoinSet::new();
     loop {
@@ -285,11 +263,7 @@ async fn pump(
 
 /// Waits until the direction is not stalled.
 async fn flowing(orders: &mut watch::Receiver<Orders>, direction: Direction) {
-    if orders
-        .wait_for(|now| now.mode(direction) != Mode::Stall)
-        .await
-        .is_err()
-    {
+    if orders.wait_for(|now| now.mode(direction) != Mode::Stall).await.is_err() {
         // The relay is being dropped, and this task with it.
         std::future::pending::<()>().await;
     }

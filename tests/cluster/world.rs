@@ -40,22 +40,14 @@ impl World {
 
     /// A world that no other test sees: for faults of the control plane itself.
     pub fn own() -> Result<Self> {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .enable_all()
-            .worker_threads(4)
-            .build()?;
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().worker_threads(4).build()?;
         let (toolbox, plane, kubelet) = runtime.block_on(async {
             let toolbox = Toolbox::ready().await?;
             let plane = Arc::new(ControlPlane::start(&toolbox).await?);
             let kubelet = Arc::new(Kubelet::start(&plane, patroni::images(&toolbox, &plane)?)?);
             Ok::<_, Trouble>((toolbox, plane, kubelet))
         })?;
-        Ok(Self {
-            plane,
-            kubelet,
-            toolbox,
-            runtime: Some(runtime),
-        })
+        Ok(Self { plane, kubelet, toolbox, runtime: Some(runtime) })
     }
 
     /// Runs a test's future on the world's runtime.
@@ -67,12 +59,7 @@ impl World {
     }
 
     /// Starts a Patroni cluster in a namespace of its own.
-    pub async fn patroni(
-        &self,
-        namespace: &str,
-        version: PatroniVersion,
-        replicas: usize,
-    ) -> Result<PatroniCluster> {
+    pub async fn patroni(&self, namespace: &str, version: PatroniVersion, replicas: usize) -> Result<PatroniCluster> {
         PatroniCluster::start(&self.plane, &self.kubelet, namespace, version, replicas).await
     }
 }

@@ -45,14 +45,15 @@ pub struct Book {
 }
 
 impl Writers {
-    /// Starts `count` of them, each on a session of its own; odd ones write inside explicit transactions.
-    pub async fn start(stage: &Stage, count: usize) -> Self {
+    /// Starts `count` of them, each on a session of its own, with a `pause` between two writes; odd ones write inside
+    /// explicit transactions.
+    pub async fn start(stage: &Stage, count: usize, pause: Duration) -> Self {
         stage.client(Port::Rw, 0).await.batch_execute(TABLE).await.unwrap();
         let stop = Arc::new(AtomicBool::new(false));
         let mut tasks = Vec::new();
         for id in 0..count {
             let client = stage.client(Port::Rw, id).await;
-            tasks.push(tokio::spawn(work(client, id as i32, Arc::clone(&stop))));
+            tasks.push(tokio::spawn(work(client, id as i32, pause, Arc::clone(&stop))));
         }
         Self { stop, tasks }
     }
@@ -68,7 +69,7 @@ impl Writers {
     }
 }
 
-async fn work(mut client: Client, writer: i32, stop: Arc<AtomicBool>) -> Book {
+async fn work(mut client: Client, writer: i32, pause: Duration, stop: Arc<AtomicBool>) -> Book {
     let mut writes = Vec::new();
     let insert = client.prepare("INSERT INTO ledger (writer, n) VALUES ($1, $2)").await.unwrap();
     let mut n = 0;
@@ -85,7 +86,7 @@ async fn work(mut client: Client, writer: i32, stop: Arc<AtomicBool>) -> Book {
             Err(error) => Told::Error(error.code().map_or_else(|| format!("{error:?}"), |code| code.code().to_owned())),
         };
         writes.push(Write { writer, n, began, ended: Instant::now(), told });
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        tokio::time::sleep(pause).await;
     }
     Book { writes, kept: !client.is_closed() }
 }

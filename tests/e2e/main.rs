@@ -1,5 +1,6 @@
 //! The main job on the real thing: a real control plane, real Patroni, pgmoor from deploy/, and clients that must notice nothing.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test's own helpers fail by panicking, as its body does")]
+#![allow(unreachable_pub, reason = "a test binary has no other users")]
 #![allow(clippy::print_stdout, reason = "measurements are part of what these tests tell")]
 #![allow(clippy::disallowed_methods, reason = "real processes live in real time")]
 

@@ -12,6 +12,7 @@ use crate::stage::{FAILOVER, Stage};
 
 const IDLE: usize = 20;
 const WRITING: usize = 20;
+const PAUSE: Duration = Duration::from_millis(5);
 /// What pgmoor may add to Patroni's own promotion, at the median over the writers.
 const BEYOND: Duration = Duration::from_millis(250);
 
@@ -51,13 +52,16 @@ async fn survive(stage: Arc<Stage>) {
     for sleeper in &sleepers {
         sleeper.check("after the crash").await;
     }
+    if std::env::var_os("PGMOOR_TELL").is_some() {
+        println!("{}", stage.proxy.logs(400).await);
+    }
     let kept = stage.metric("pgmoor_switches_total").await;
     assert!(kept >= (2 * (IDLE + WRITING)) as f64, "each session moved twice, and it was counted: {kept}");
 }
 
 /// Runs writers, does something to the cluster, and holds the books against the table.
 async fn under_load(stage: &Arc<Stage>, what: &str, fault: impl AsyncFnOnce()) {
-    let writers = Writers::start(stage, WRITING).await;
+    let writers = Writers::start(stage, WRITING, PAUSE).await;
     let observer = Observer::start(stage).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     let began = Instant::now();

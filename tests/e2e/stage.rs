@@ -21,10 +21,11 @@ pub const FAILOVER: Duration = Duration::from_secs(90);
 
 /// One cluster and its pgmoor.
 pub struct Stage {
-    pub world: Arc<World>,
     pub cluster: PatroniCluster,
     pub proxy: Proxy,
     name: String,
+    // Last: the others end inside of it.
+    _world: Arc<World>,
 }
 
 impl Stage {
@@ -38,7 +39,7 @@ impl Stage {
             let binary = Path::new(env!("CARGO_BIN_EXE_pgmoor"));
             let proxy = Proxy::deploy(&cluster, binary, adapt).await.unwrap();
             println!("{name}: cluster and pgmoor up after {:.1} s", began.elapsed().as_secs_f64());
-            let stage = Arc::new(Self { world, cluster, proxy, name: name.to_owned() });
+            let stage = Arc::new(Self { _world: world, cluster, proxy, name: name.to_owned() });
             test(stage).await;
         });
     }

@@ -61,43 +61,21 @@ impl Launch {
         let script = self.folder.join("enter.sh");
         std::fs::write(&script, ENTER)?;
         let flag = |set: bool| if set { "1" } else { "0" };
-        let mut program = Program::new(&self.name, "/bin/sh")
-            .own_pids()
-            .clear_env()
-            .arg(&script)
-            .arg(&sandbox)
-            .arg(&self.hostname);
+        let mut program =
+            Program::new(&self.name, "/bin/sh").own_pids().clear_env().arg(&script).arg(&sandbox).arg(&self.hostname);
         program = program.args([self.user.uid.to_string(), self.user.gid.to_string()]);
-        program = program.args([
-            flag(self.read_only_root),
-            flag(self.confined),
-            &self.working_dir,
-        ]);
+        program = program.args([flag(self.read_only_root), flag(self.confined), &self.working_dir]);
         for mount in &self.mounts {
-            program = program
-                .arg(&mount.host)
-                .arg(&mount.inside)
-                .arg(if mount.read_only { "ro" } else { "rw" });
+            program = program.arg(&mount.host).arg(&mount.inside).arg(if mount.read_only { "ro" } else { "rw" });
         }
         program = program.arg("--").args(&self.command);
         for (key, value) in &self.env {
             program = program.env(key, value);
         }
         let child = program.start(&self.log)?;
-        let begun = || async {
-            (child.status().is_some() || child.pid().is_some_and(entered)).then_some(())
-        };
-        eventually(
-            &format!("{} to begin", self.name),
-            Duration::from_secs(20),
-            begun,
-        )
-        .await?;
-        Ok(Running {
-            child,
-            env: self.env.clone(),
-            user: self.user,
-        })
+        let begun = || async { (child.status().is_some() || child.pid().is_some_and(entered)).then_some(()) };
+        eventually(&format!("{} to begin", self.name), Duration::from_secs(20), begun).await?;
+        Ok(Running { child, env: self.env.clone(), user: self.user })
     }
 }
 
@@ -105,12 +83,8 @@ impl Launch {
 fn entered(pid: u32) -> bool {
     let words = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let first = words.split(|byte| *byte == 0).next().unwrap_or_default();
-    let own_root =
-        std::fs::read_link(format!("/proc/{pid}/root")).is_ok_and(|root| root != Path::new("/"));
-    own_root
-        && !first.ends_with(b"chroot")
-        && !first.ends_with(b"setpriv")
-        && !first.ends_with(b"/env")
+    let own_root = std::fs::read_link(format!("/proc/{pid}/root")).is_ok_and(|root| root != Path::new("/"));
+    own_root && !first.ends_with(b"chroot") && !first.ends_with(b"setpriv") && !first.ends_with(b"/env")
 }
 
 impl Running {
@@ -126,22 +100,9 @@ impl Running {
 
     /// Runs a command inside, as the container's user; its combined output, or what went wrong. It cannot outlive `limit`.
     pub async fn exec(&self, words: &[String], limit: Duration) -> Result<String> {
-        let pid = self
-            .child
-            .pid()
-            .ok_or_else(|| Trouble::new("the container does not run"))?;
+        let pid = self.child.pid().ok_or_else(|| Trouble::new("the container does not run"))?;
         let mut command = Command::new("/usr/bin/nsenter");
-        command.args([
-            "--target",
-            &pid.to_string(),
-            "--mount",
-            "--pid",
-            "--ipc",
-            "--uts",
-            "--root",
-            "--wd",
-            "--",
-        ]);
+        command.args(["--target", &pid.to_string(), "--mount", "--pid", "--ipc", "--uts", "--root", "--wd", "--"]);
         command.args([
             "/usr/bin/setpriv",
             "--reuid",
@@ -150,29 +111,15 @@ impl Running {
             &self.user.gid.to_string(),
             "--clear-groups",
         ]);
-        command.args([
-            "--",
-            "/usr/bin/timeout",
-            "--signal=KILL",
-            &format!("{:.3}", limit.as_secs_f64().max(0.001)),
-        ]);
-        command
-            .args(words)
-            .env_clear()
-            .envs(&self.env)
-            .kill_on_drop(true)
-            .stdin(std::process::Stdio::null());
-        let output =
-            tokio::time::timeout(limit + Duration::from_secs(2), command.output()).await??;
+        command.args(["--", "/usr/bin/timeout", "--signal=KILL", &format!("{:.3}", limit.as_secs_f64().max(0.001))]);
+        command.args(words).env_clear().envs(&self.env).kill_on_drop(true).stdin(std::process::Stdio::null());
+        let output = tokio::time::timeout(limit + Duration::from_secs(2), command.output()).await??;
         let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
         text.push_str(&String::from_utf8_lossy(&output.stderr));
         if output.status.success() {
             Ok(text)
         } else {
-            Err(Trouble::new(format!(
-                "{words:?}: {}: {text}",
-                output.status
-            )))
+            Err(Trouble::new(format!("{words:?}: {}: {text}", output.status)))
         }
     }
 }

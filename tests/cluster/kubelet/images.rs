@@ -23,10 +23,7 @@ impl User {
                 return None;
             }
             let uid = fields.nth(1)?.parse().ok()?;
-            Some(Self {
-                uid,
-                gid: fields.next()?.parse().ok()?,
-            })
+            Some(Self { uid, gid: fields.next()?.parse().ok()? })
         });
         found.ok_or_else(|| Trouble::new(format!("this machine has no user {name}")))
     }
@@ -90,9 +87,7 @@ impl Image {
 
     /// What is shown inside: (path on this machine, path in the container).
     pub fn binds(&self) -> impl Iterator<Item = (&Path, &Path)> {
-        self.binds
-            .iter()
-            .map(|(host, inside)| (host.as_path(), inside.as_path()))
+        self.binds.iter().map(|(host, inside)| (host.as_path(), inside.as_path()))
     }
 
     /// The words of a container that names no `command`.
@@ -102,11 +97,7 @@ impl Image {
 
     /// The variables every container of this image starts with.
     pub fn base_env(&self) -> BTreeMap<String, String> {
-        let mut path: Vec<String> = self
-            .path
-            .iter()
-            .map(|folder| folder.display().to_string())
-            .collect();
+        let mut path: Vec<String> = self.path.iter().map(|folder| folder.display().to_string()).collect();
         path.push("/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned());
         let mut env = BTreeMap::from([
             ("PATH".to_owned(), path.join(":")),

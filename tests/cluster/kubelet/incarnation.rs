@@ -72,22 +72,10 @@ impl Incarnation {
         folder: impl FnOnce(&str) -> PathBuf,
     ) -> Result<(Arc<Self>, mpsc::UnboundedReceiver<Ordered>)> {
         let (namespace, name) = setup::names(pod)?;
-        let uid = pod
-            .metadata
-            .uid
-            .clone()
-            .ok_or_else(|| Trouble::new("a pod without a uid"))?;
+        let uid = pod.metadata.uid.clone().ok_or_else(|| Trouble::new("a pod without a uid"))?;
         let (orders, arriving) = mpsc::unbounded_channel();
         let folder = folder(&uid);
-        let about = Self {
-            namespace,
-            name,
-            uid,
-            ip: Mutex::new(None),
-            slots: Slots::default(),
-            folder,
-            orders,
-        };
+        let about = Self { namespace, name, uid, ip: Mutex::new(None), slots: Slots::default(), folder, orders };
         Ok((Arc::new(about), arriving))
     }
 
@@ -123,14 +111,8 @@ impl Incarnation {
 
     /// Its logs, one file per container.
     pub fn logs(&self) -> Vec<PathBuf> {
-        let entries = std::fs::read_dir(self.folder.join("containers"))
-            .into_iter()
-            .flatten()
-            .flatten();
-        entries
-            .map(|entry| entry.path().join("log"))
-            .filter(|path| path.exists())
-            .collect()
+        let entries = std::fs::read_dir(self.folder.join("containers")).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path().join("log")).filter(|path| path.exists()).collect()
     }
 
     /// Gives an order and waits until it is carried out.

@@ -89,15 +89,10 @@ impl Kubelet {
     /// All incarnations of this name that are not removed yet, the oldest first.
     pub fn incarnations(&self, namespace: &str, pod: &str) -> Vec<Arc<Incarnation>> {
         let pods = lock(&self.pods);
-        let mut found: Vec<_> = pods
-            .values()
-            .filter(|known| known.about.namespace == namespace && known.about.name == pod)
-            .collect();
+        let mut found: Vec<_> =
+            pods.values().filter(|known| known.about.namespace == namespace && known.about.name == pod).collect();
         found.sort_by_key(|known| known.order);
-        found
-            .into_iter()
-            .map(|known| Arc::clone(&known.about))
-            .collect()
+        found.into_iter().map(|known| Arc::clone(&known.about)).collect()
     }
 
     /// The path that the pods of this name have to the API server: what a test stalls or cuts. It stays over incarnations.
@@ -111,15 +106,7 @@ impl Kubelet {
             return format!("no log of {namespace}/{pod}");
         };
         let logs = about.logs();
-        logs.iter()
-            .map(|log| {
-                format!(
-                    "--- {}\n{}\n",
-                    log.display(),
-                    super::children::tail(log, lines)
-                )
-            })
-            .collect()
+        logs.iter().map(|log| format!("--- {}\n{}\n", log.display(), super::children::tail(log, lines))).collect()
     }
 }
 

@@ -39,8 +39,7 @@ impl Node {
     pub fn new(plane: Arc<ControlPlane>, images: Images) -> Result<Self> {
         let client = plane.client()?;
         let file = plane.authority_file();
-        let authority =
-            std::fs::read_to_string(&file).trying(|| format!("reading {}", file.display()))?;
+        let authority = std::fs::read_to_string(&file).trying(|| format!("reading {}", file.display()))?;
         let (folder, claim) = data_folder()?;
         Ok(Self {
             plane,
@@ -111,10 +110,7 @@ impl Addresses {
         }
         let host = self.next;
         self.next += 1;
-        let subnet = self
-            .subnets
-            .last()
-            .ok_or_else(|| Trouble::new("no subnet"))?;
+        let subnet = self.subnets.last().ok_or_else(|| Trouble::new("no subnet"))?;
         Ok(subnet.address(host))
     }
 }
@@ -125,8 +121,7 @@ fn data_folder() -> Result<(TempDir, File)> {
     let place = data_place();
     for entry in std::fs::read_dir(&place)?.flatten() {
         if entry.file_name().to_string_lossy().starts_with(PREFIX) {
-            let abandoned =
-                File::open(entry.path().join("claim")).is_ok_and(|claim| claim.try_lock().is_ok());
+            let abandoned = File::open(entry.path().join("claim")).is_ok_and(|claim| claim.try_lock().is_ok());
             if abandoned {
                 drop(std::fs::remove_dir_all(entry.path()));
             }
@@ -151,21 +146,11 @@ fn data_place() -> PathBuf {
         (fields.nth(1)? == "/dev/shm").then(|| fields.nth(1).unwrap_or_default())
     });
     let large = options.is_some_and(|options| {
-        let size = options.split(',').find_map(|option| {
-            option
-                .strip_prefix("size=")?
-                .strip_suffix('k')?
-                .parse::<u64>()
-                .ok()
-        });
-        size.is_some_and(|size| size >= ENOUGH_KIB)
-            && !options.split(',').any(|option| option == "noexec")
+        let size =
+            options.split(',').find_map(|option| option.strip_prefix("size=")?.strip_suffix('k')?.parse::<u64>().ok());
+        size.is_some_and(|size| size >= ENOUGH_KIB) && !options.split(',').any(|option| option == "noexec")
     });
-    if large {
-        memory.to_owned()
-    } else {
-        std::env::temp_dir()
-    }
+    if large { memory.to_owned() } else { std::env::temp_dir() }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -44,22 +44,11 @@ enum Outcome {
 
 impl PodTask {
     /// A task for a pod that was just seen, and what others may know of it.
-    pub fn new(
-        node: Arc<Node>,
-        pod: &Pod,
-        seen: watch::Receiver<Seen>,
-    ) -> Result<(Self, Arc<Incarnation>)> {
+    pub fn new(node: Arc<Node>, pod: &Pod, seen: watch::Receiver<Seen>) -> Result<(Self, Arc<Incarnation>)> {
         let (about, orders) = Incarnation::new(pod, |uid| node.incarnation(uid))?;
         let register = Register::new(node.client.clone(), &about);
         let status = Status::new(pod);
-        let task = Self {
-            node,
-            register,
-            about: Arc::clone(&about),
-            seen,
-            orders,
-            status,
-        };
+        let task = Self { node, register, about: Arc::clone(&about), seen, orders, status };
         Ok((task, about))
     }
 
@@ -99,11 +88,9 @@ impl PodTask {
         };
         let (demand, demanded) = watch::channel(Demand::Run);
         let (news_tx, news) = mpsc::unbounded_channel();
-        let policy = self.pod().and_then(|pod| {
-            pod.spec
-                .as_ref()
-                .map(|spec| RestartPolicy::named(spec.restart_policy.as_deref()))
-        });
+        let policy = self
+            .pod()
+            .and_then(|pod| pod.spec.as_ref().map(|spec| RestartPolicy::named(spec.restart_policy.as_deref())));
         let mut care = JoinSet::new();
         for (container, launch) in &prepared.containers {
             let supervisor = Supervisor {
@@ -127,9 +114,7 @@ impl PodTask {
     async fn prepare(&mut self) -> Option<(Ipv4Addr, Prepared)> {
         let mut ip = None;
         loop {
-            let pod = self
-                .pod()
-                .filter(|pod| pod.metadata.deletion_timestamp.is_none())?;
+            let pod = self.pod().filter(|pod| pod.metadata.deletion_timestamp.is_none())?;
             let made = async {
                 let ip = *ip.get_or_insert(self.node.fresh_address()?);
                 let prepared = setup::prepare(&self.node, &pod, ip).await?;
@@ -144,10 +129,8 @@ impl PodTask {
                     return Some((ip, prepared));
                 }
                 Err(trouble) => {
-                    self.status.hear_of_all(&News::Waiting(
-                        "CreateContainerConfigError".to_owned(),
-                        trouble.to_string(),
-                    ));
+                    self.status
+                        .hear_of_all(&News::Waiting("CreateContainerConfigError".to_owned(), trouble.to_string()));
                     self.tell().await;
                     drop(timeout(Duration::from_millis(500), self.seen.changed()).await);
                 }
@@ -159,10 +142,7 @@ impl PodTask {
         for launch in &prepared.first {
             let ended = launch.start().await?.child().ended().await;
             if !ended.success() {
-                return Err(Trouble::new(format!(
-                    "init container {}: {ended}",
-                    launch.name
-                )));
+                return Err(Trouble::new(format!("init container {}: {ended}", launch.name)));
             }
         }
         Ok(())
@@ -227,10 +207,8 @@ impl PodTask {
             Seen::Gone => FORCED,
             Seen::There(pod) if pod.metadata.deletion_timestamp.is_none() => return,
             Seen::There(pod) => {
-                let seconds = pod
-                    .metadata
-                    .deletion_grace_period_seconds
-                    .and_then(|seconds| u64::try_from(seconds).ok());
+                let seconds =
+                    pod.metadata.deletion_grace_period_seconds.and_then(|seconds| u64::try_from(seconds).ok());
                 Duration::from_secs(seconds.unwrap_or(30))
             }
         };
@@ -269,11 +247,7 @@ impl PodTask {
     }
 }
 
-async fn attach(
-    node: Arc<Node>,
-    about: Arc<Incarnation>,
-    pod: Option<Arc<Pod>>,
-) -> Vec<OwnedMutexGuard<()>> {
+async fn attach(node: Arc<Node>, about: Arc<Incarnation>, pod: Option<Arc<Pod>>) -> Vec<OwnedMutexGuard<()>> {
     let mut claims = pod.as_deref().map(volumes::claims).unwrap_or_default();
     claims.sort();
     let mut guards = Vec::new();

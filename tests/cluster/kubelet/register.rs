@@ -27,22 +27,13 @@ impl Register {
     /// For this incarnation.
     pub fn new(client: kube::Client, about: &Incarnation) -> Self {
         let api = Api::namespaced(client, &about.namespace);
-        Self {
-            api,
-            name: about.name.clone(),
-            uid: about.uid.clone(),
-            owed: false,
-        }
+        Self { api, name: about.name.clone(), uid: about.uid.clone(), owed: false }
     }
 
     /// Binds the pod to our node, unless it is bound already; ends when it is, or is gone.
     pub async fn bind(&self, seen: &watch::Receiver<Seen>) {
         while let Some(pod) = Seen::pod(seen) {
-            if pod
-                .spec
-                .as_ref()
-                .is_some_and(|spec| spec.node_name.is_some())
-            {
+            if pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some()) {
                 return;
             }
             match self.bind_once().await {
@@ -58,10 +49,8 @@ impl Register {
             "target": {"apiVersion": "v1", "kind": "Node", "name": "moor"},
         }))?;
         let params = PostParams::default();
-        let answer: std::result::Result<serde_json::Value, _> = self
-            .api
-            .create_subresource("binding", &self.name, &params, &binding)
-            .await;
+        let answer: std::result::Result<serde_json::Value, _> =
+            self.api.create_subresource("binding", &self.name, &params, &binding).await;
         match answer {
             Ok(_) => Ok(()),
             // Bound by an earlier try whose answer was lost, or removed.
@@ -90,15 +79,9 @@ impl Register {
 
     /// The kubelet's last word: the object may go.
     pub async fn remove(&self, seen: &watch::Receiver<Seen>) {
-        let only_this = Preconditions {
-            uid: Some(self.uid.clone()),
-            ..Preconditions::default()
-        };
-        let now = DeleteParams {
-            grace_period_seconds: Some(0),
-            preconditions: Some(only_this),
-            ..DeleteParams::default()
-        };
+        let only_this = Preconditions { uid: Some(self.uid.clone()), ..Preconditions::default() };
+        let now =
+            DeleteParams { grace_period_seconds: Some(0), preconditions: Some(only_this), ..DeleteParams::default() };
         while Seen::pod(seen).is_some() {
             match self.api.delete(&self.name, &now).await {
                 Ok(_) => return,

@@ -29,10 +29,7 @@ pub struct Prepared {
 
 /// Reads and makes all that the pod needs. Fails while something it names is not there.
 pub async fn prepare(node: &Node, pod: &Pod, ip: Ipv4Addr) -> Result<Prepared> {
-    let spec = pod
-        .spec
-        .as_ref()
-        .ok_or_else(|| Trouble::new("a pod without a spec"))?;
+    let spec = pod.spec.as_ref().ok_or_else(|| Trouble::new("a pod without a spec"))?;
     let (namespace, name) = names(pod)?;
     let identity = identity(node, pod, &namespace).await?;
     let sources = read(node, pod, &namespace).await?;
@@ -41,9 +38,7 @@ pub async fn prepare(node: &Node, pod: &Pod, ip: Ipv4Addr) -> Result<Prepared> {
     let folders = volumes::prepare(pod, &ip.to_string(), &sources, &identity, &places, owner)?;
     let account = match spec.automount_service_account_token {
         Some(false) => None,
-        Some(true) | None => Some(volumes::service_account_folder(
-            &namespace, &identity, &places, owner,
-        )?),
+        Some(true) | None => Some(volumes::service_account_folder(&namespace, &identity, &places, owner)?),
     };
     let api = node.api_path(&namespace, &name).await?.address();
     let launch = |container: &Container| -> Result<Launch> {
@@ -52,37 +47,13 @@ pub async fn prepare(node: &Node, pod: &Pod, ip: Ipv4Addr) -> Result<Prepared> {
         env.insert("HOSTNAME".to_owned(), name.clone());
         env.insert("KUBERNETES_SERVICE_HOST".to_owned(), api.ip().to_string());
         env.insert("KUBERNETES_SERVICE_PORT".to_owned(), api.port().to_string());
-        env.insert(
-            "KUBERNETES_SERVICE_PORT_HTTPS".to_owned(),
-            api.port().to_string(),
-        );
-        launch(
-            pod,
-            container,
-            &image,
-            env,
-            &folders,
-            account.as_ref(),
-            &places,
-        )
+        env.insert("KUBERNETES_SERVICE_PORT_HTTPS".to_owned(), api.port().to_string());
+        launch(pod, container, &image, env, &folders, account.as_ref(), &places)
     };
-    let first = spec
-        .init_containers
-        .iter()
-        .flatten()
-        .map(launch)
-        .collect::<Result<_>>()?;
-    let containers = spec
-        .containers
-        .iter()
-        .map(|container| Ok((container.clone(), launch(container)?)))
-        .collect::<Result<_>>()?;
-    Ok(Prepared {
-        first,
-        containers,
-        identity,
-        owner,
-    })
+    let first = spec.init_containers.iter().flatten().map(launch).collect::<Result<_>>()?;
+    let containers =
+        spec.containers.iter().map(|container| Ok((container.clone(), launch(container)?))).collect::<Result<_>>()?;
+    Ok(Prepared { first, containers, identity, owner })
 }
 
 /// Reads the sources again and brings the pod's volumes up to date; variables stay as they were, as with any kubelet.
@@ -90,59 +61,33 @@ pub async fn refresh(node: &Node, pod: &Pod, ip: Ipv4Addr, prepared: &Prepared) 
     let (namespace, _) = names(pod)?;
     let sources = read(node, pod, &namespace).await?;
     let places = places(node, pod, &namespace);
-    volumes::prepare(
-        pod,
-        &ip.to_string(),
-        &sources,
-        &prepared.identity,
-        &places,
-        prepared.owner,
-    )
-    .map(drop)
+    volumes::prepare(pod, &ip.to_string(), &sources, &prepared.identity, &places, prepared.owner).map(drop)
 }
 
 /// A pod's namespace and name.
 pub fn names(pod: &Pod) -> Result<(String, String)> {
     let meta = &pod.metadata;
-    meta.namespace
-        .clone()
-        .zip(meta.name.clone())
-        .ok_or_else(|| Trouble::new("a pod without a name"))
+    meta.namespace.clone().zip(meta.name.clone()).ok_or_else(|| Trouble::new("a pod without a name"))
 }
 
 fn places(node: &Node, pod: &Pod, namespace: &str) -> Places {
     let uid = pod.metadata.uid.as_deref().unwrap_or_default();
-    Places {
-        claims: node.claims(namespace),
-        incarnation: node.incarnation(uid).join("volumes"),
-    }
+    Places { claims: node.claims(namespace), incarnation: node.incarnation(uid).join("volumes") }
 }
 
 fn image(node: &Node, container: &Container) -> Result<Image> {
     let name = container.image.as_deref().unwrap_or_default();
-    node.images()
-        .find(name)
-        .cloned()
-        .ok_or_else(|| Trouble::new(format!("the image table has no {name}")))
+    node.images().find(name).cloned().ok_or_else(|| Trouble::new(format!("the image table has no {name}")))
 }
 
 /// Whom the pod's writable volumes belong to: its first container's user, of the group `fsGroup` when that is set.
 fn owner(node: &Node, pod: &Pod) -> Result<User> {
-    let spec = pod
-        .spec
-        .as_ref()
-        .ok_or_else(|| Trouble::new("a pod without a spec"))?;
-    let container = spec
-        .containers
-        .first()
-        .ok_or_else(|| Trouble::new("a pod without containers"))?;
+    let spec = pod.spec.as_ref().ok_or_else(|| Trouble::new("a pod without a spec"))?;
+    let container = spec.containers.first().ok_or_else(|| Trouble::new("a pod without containers"))?;
     let image = image(node, container)?;
     let mut user = spec::user(pod, container, &image);
-    let group = spec
-        .security_context
-        .as_ref()
-        .and_then(|context| context.fs_group)
-        .and_then(|group| u32::try_from(group).ok());
+    let group =
+        spec.security_context.as_ref().and_then(|context| context.fs_group).and_then(|group| u32::try_from(group).ok());
     if image.forced_user().is_none() {
         user.gid = group.unwrap_or(user.gid);
     }
@@ -157,10 +102,7 @@ async fn identity(node: &Node, pod: &Pod, namespace: &str) -> Result<Identity> {
         Err(_) if account == "default" => String::new(),
         Err(trouble) => return Err(trouble),
     };
-    Ok(Identity {
-        token,
-        ca: node.authority.clone(),
-    })
+    Ok(Identity { token, ca: node.authority.clone() })
 }
 
 async fn read(node: &Node, pod: &Pod, namespace: &str) -> Result<Sources> {
@@ -169,37 +111,17 @@ async fn read(node: &Node, pod: &Pod, namespace: &str) -> Result<Sources> {
     let mut sources = Sources::new();
     for source in spec::wanted(pod) {
         let data: Option<Data> = match &source {
-            Source::ConfigMap(name) => maps
-                .get_opt(name)
-                .await
-                .trying(|| format!("reading {source:?}"))?
-                .map(|map| {
-                    let texts = map
-                        .data
-                        .unwrap_or_default()
-                        .into_iter()
-                        .map(|(key, text)| (key, text.into_bytes()));
-                    texts
-                        .chain(
-                            map.binary_data
-                                .unwrap_or_default()
-                                .into_iter()
-                                .map(|(key, bytes)| (key, bytes.0)),
-                        )
-                        .collect()
-                }),
-            Source::Secret(name) => secrets
-                .get_opt(name)
-                .await
-                .trying(|| format!("reading {source:?}"))?
-                .map(|secret| {
-                    secret
-                        .data
-                        .unwrap_or_default()
-                        .into_iter()
-                        .map(|(key, bytes)| (key, bytes.0))
-                        .collect()
-                }),
+            Source::ConfigMap(name) => maps.get_opt(name).await.trying(|| format!("reading {source:?}"))?.map(|map| {
+                let texts = map.data.unwrap_or_default().into_iter().map(|(key, text)| (key, text.into_bytes()));
+                texts
+                    .chain(map.binary_data.unwrap_or_default().into_iter().map(|(key, bytes)| (key, bytes.0)))
+                    .collect()
+            }),
+            Source::Secret(name) => {
+                secrets.get_opt(name).await.trying(|| format!("reading {source:?}"))?.map(|secret| {
+                    secret.data.unwrap_or_default().into_iter().map(|(key, bytes)| (key, bytes.0)).collect()
+                })
+            }
         };
         if let Some(data) = data {
             sources.insert(source, data);
@@ -220,35 +142,18 @@ fn launch(
     let (_, hostname) = names(pod)?;
     let mut mounts: Vec<Mount> = image
         .binds()
-        .map(|(host, inside)| Mount {
-            host: host.to_owned(),
-            inside: inside.to_owned(),
-            read_only: true,
-        })
+        .map(|(host, inside)| Mount { host: host.to_owned(), inside: inside.to_owned(), read_only: true })
         .collect();
     mounts.extend(spec::mounts(container, folders, &env)?);
-    if let Some(folder) = account.filter(|_| {
-        !mounts
-            .iter()
-            .any(|mount| mount.inside.as_os_str() == ACCOUNT)
-    }) {
-        mounts.push(Mount {
-            host: folder.clone(),
-            inside: PathBuf::from(ACCOUNT),
-            read_only: true,
-        });
+    if let Some(folder) = account.filter(|_| !mounts.iter().any(|mount| mount.inside.as_os_str() == ACCOUNT)) {
+        mounts.push(Mount { host: folder.clone(), inside: PathBuf::from(ACCOUNT), read_only: true });
     }
     // Outer mounts first, so that an inner one is not covered by them.
     mounts.sort_by_key(|mount| mount.inside.components().count());
     let security = container.security_context.as_ref();
     let drops = security.and_then(|security| security.capabilities.as_ref()?.drop.as_ref());
     let no_new = security.and_then(|security| security.allow_privilege_escalation) == Some(false);
-    let folder = places
-        .incarnation
-        .parent()
-        .unwrap_or(&places.incarnation)
-        .join("containers")
-        .join(&container.name);
+    let folder = places.incarnation.parent().unwrap_or(&places.incarnation).join("containers").join(&container.name);
     Ok(Launch {
         name: format!("{hostname}/{}", container.name),
         log: folder.join("log"),
@@ -258,12 +163,8 @@ fn launch(
         env,
         mounts,
         user: spec::user(pod, container, image),
-        read_only_root: security.and_then(|security| security.read_only_root_filesystem)
-            == Some(true),
+        read_only_root: security.and_then(|security| security.read_only_root_filesystem) == Some(true),
         confined: no_new || drops.is_some_and(|drops| drops.iter().any(|name| name == "ALL")),
-        working_dir: container
-            .working_dir
-            .clone()
-            .unwrap_or_else(|| "/".to_owned()),
+        working_dir: container.working_dir.clone().unwrap_or_else(|| "/".to_owned()),
     })
 }

@@ -37,70 +37,22 @@ pub struct Mount {
 pub fn wanted(pod: &Pod) -> BTreeSet<Source> {
     let mut found = BTreeSet::new();
     let Some(spec) = &pod.spec else { return found };
-    for container in spec
-        .containers
-        .iter()
-        .chain(spec.init_containers.iter().flatten())
-    {
+    for container in spec.containers.iter().chain(spec.init_containers.iter().flatten()) {
         for from in container.env_from.iter().flatten() {
-            found.extend(
-                from.config_map_ref
-                    .iter()
-                    .map(|map| Source::ConfigMap(map.name.clone())),
-            );
-            found.extend(
-                from.secret_ref
-                    .iter()
-                    .map(|secret| Source::Secret(secret.name.clone())),
-            );
+            found.extend(from.config_map_ref.iter().map(|map| Source::ConfigMap(map.name.clone())));
+            found.extend(from.secret_ref.iter().map(|secret| Source::Secret(secret.name.clone())));
         }
-        for from in container
-            .env
-            .iter()
-            .flatten()
-            .filter_map(|env| env.value_from.as_ref())
-        {
-            found.extend(
-                from.config_map_key_ref
-                    .iter()
-                    .map(|map| Source::ConfigMap(map.name.clone())),
-            );
-            found.extend(
-                from.secret_key_ref
-                    .iter()
-                    .map(|secret| Source::Secret(secret.name.clone())),
-            );
+        for from in container.env.iter().flatten().filter_map(|env| env.value_from.as_ref()) {
+            found.extend(from.config_map_key_ref.iter().map(|map| Source::ConfigMap(map.name.clone())));
+            found.extend(from.secret_key_ref.iter().map(|secret| Source::Secret(secret.name.clone())));
         }
     }
     for volume in spec.volumes.iter().flatten() {
-        found.extend(
-            volume
-                .config_map
-                .iter()
-                .map(|map| Source::ConfigMap(map.name.clone())),
-        );
-        found.extend(
-            volume
-                .secret
-                .iter()
-                .filter_map(|secret| secret.secret_name.clone())
-                .map(Source::Secret),
-        );
-        for part in volume
-            .projected
-            .iter()
-            .flat_map(|projected| projected.sources.iter().flatten())
-        {
-            found.extend(
-                part.config_map
-                    .iter()
-                    .map(|map| Source::ConfigMap(map.name.clone())),
-            );
-            found.extend(
-                part.secret
-                    .iter()
-                    .map(|secret| Source::Secret(secret.name.clone())),
-            );
+        found.extend(volume.config_map.iter().map(|map| Source::ConfigMap(map.name.clone())));
+        found.extend(volume.secret.iter().filter_map(|secret| secret.secret_name.clone()).map(Source::Secret));
+        for part in volume.projected.iter().flat_map(|projected| projected.sources.iter().flatten()) {
+            found.extend(part.config_map.iter().map(|map| Source::ConfigMap(map.name.clone())));
+            found.extend(part.secret.iter().map(|secret| Source::Secret(secret.name.clone())));
         }
     }
     found
@@ -110,16 +62,8 @@ pub fn wanted(pod: &Pod) -> BTreeSet<Source> {
 pub fn field(pod: &Pod, ip: &str, path: &str) -> Result<String> {
     let meta = &pod.metadata;
     let keyed = |map: &Option<BTreeMap<String, String>>, prefix: &str| -> Option<String> {
-        let key = path
-            .strip_prefix(prefix)?
-            .strip_prefix("['")?
-            .strip_suffix("']")?;
-        Some(
-            map.as_ref()
-                .and_then(|map| map.get(key))
-                .cloned()
-                .unwrap_or_default(),
-        )
+        let key = path.strip_prefix(prefix)?.strip_prefix("['")?.strip_suffix("']")?;
+        Some(map.as_ref().and_then(|map| map.get(key)).cloned().unwrap_or_default())
     };
     let spec = pod.spec.as_ref();
     let plain = match path {
@@ -132,16 +76,13 @@ pub fn field(pod: &Pod, ip: &str, path: &str) -> Result<String> {
         "spec.serviceAccountName" => Some(service_account(pod).to_owned()),
         "metadata.labels" => meta.labels.as_ref().map(downward_lines),
         "metadata.annotations" => meta.annotations.as_ref().map(downward_lines),
-        _ => keyed(&meta.labels, "metadata.labels")
-            .or_else(|| keyed(&meta.annotations, "metadata.annotations")),
+        _ => keyed(&meta.labels, "metadata.labels").or_else(|| keyed(&meta.annotations, "metadata.annotations")),
     };
     plain.ok_or_else(|| Trouble::new(format!("fieldRef {path} is not known to this kubelet")))
 }
 
 fn downward_lines(map: &BTreeMap<String, String>) -> String {
-    map.iter()
-        .map(|(key, value)| format!("{key}={value:?}\n"))
-        .collect()
+    map.iter().map(|(key, value)| format!("{key}={value:?}\n")).collect()
 }
 
 /// The pod's ServiceAccount.
@@ -170,10 +111,7 @@ pub fn environment(
         };
         let prefix = from.prefix.as_deref().unwrap_or_default();
         match sources.get(&source) {
-            Some(data) => env.extend(
-                data.iter()
-                    .map(|(key, value)| (format!("{prefix}{key}"), text(value))),
-            ),
+            Some(data) => env.extend(data.iter().map(|(key, value)| (format!("{prefix}{key}"), text(value)))),
             None if optional == Some(true) => {}
             None => return Err(Trouble::new(format!("{source:?} not found"))),
         }
@@ -194,32 +132,14 @@ fn value_of(
     so_far: &BTreeMap<String, String>,
 ) -> Result<Option<String>> {
     match &variable.value_from {
-        None => Ok(Some(expand(
-            variable.value.as_deref().unwrap_or_default(),
-            so_far,
-        ))),
-        Some(EnvVarSource {
-            field_ref: Some(reference),
-            ..
-        }) => field(pod, ip, &reference.field_path).map(Some),
-        Some(EnvVarSource {
-            config_map_key_ref: Some(r),
-            ..
-        }) => keyed(
-            sources,
-            &Source::ConfigMap(r.name.clone()),
-            &r.key,
-            r.optional == Some(true),
-        ),
-        Some(EnvVarSource {
-            secret_key_ref: Some(r),
-            ..
-        }) => keyed(
-            sources,
-            &Source::Secret(r.name.clone()),
-            &r.key,
-            r.optional == Some(true),
-        ),
+        None => Ok(Some(expand(variable.value.as_deref().unwrap_or_default(), so_far))),
+        Some(EnvVarSource { field_ref: Some(reference), .. }) => field(pod, ip, &reference.field_path).map(Some),
+        Some(EnvVarSource { config_map_key_ref: Some(r), .. }) => {
+            keyed(sources, &Source::ConfigMap(r.name.clone()), &r.key, r.optional == Some(true))
+        }
+        Some(EnvVarSource { secret_key_ref: Some(r), .. }) => {
+            keyed(sources, &Source::Secret(r.name.clone()), &r.key, r.optional == Some(true))
+        }
         Some(_) => Err(Trouble::new(format!(
             "variable {}: this kind of valueFrom is not known to this kubelet",
             variable.name
@@ -249,10 +169,7 @@ pub fn expand(input: &str, env: &BTreeMap<String, String>) -> String {
         if let Some(after) = from.strip_prefix("$$") {
             out.push('$');
             rest = after;
-        } else if let Some((name, after)) = from
-            .strip_prefix("$(")
-            .and_then(|name| name.split_once(')'))
-        {
+        } else if let Some((name, after)) = from.strip_prefix("$(").and_then(|name| name.split_once(')')) {
             match env.get(name) {
                 Some(value) => out.push_str(value),
                 None => out.push_str(&from[..name.len() + 3]),
@@ -268,41 +185,20 @@ pub fn expand(input: &str, env: &BTreeMap<String, String>) -> String {
 }
 
 /// The words to run: the manifest's `command` and `args`, or the image's entry point.
-pub fn command(
-    container: &Container,
-    image: &Image,
-    env: &BTreeMap<String, String>,
-) -> Vec<String> {
-    let command = container
-        .command
-        .as_deref()
-        .filter(|words| !words.is_empty());
+pub fn command(container: &Container, image: &Image, env: &BTreeMap<String, String>) -> Vec<String> {
+    let command = container.command.as_deref().filter(|words| !words.is_empty());
     let words = command.unwrap_or_else(|| image.default_command());
-    words
-        .iter()
-        .chain(container.args.iter().flatten())
-        .map(|word| expand(word, env))
-        .collect()
+    words.iter().chain(container.args.iter().flatten()).map(|word| expand(word, env)).collect()
 }
 
 /// Who the container runs as: the image table's word, then the container's, then the pod's, else root as in any runtime.
 pub fn user(pod: &Pod, container: &Container, image: &Image) -> User {
-    let of_pod = pod
-        .spec
-        .as_ref()
-        .and_then(|spec| spec.security_context.as_ref());
+    let of_pod = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
     let of_container = container.security_context.as_ref();
-    let uid = of_container
-        .and_then(|own| own.run_as_user)
-        .or_else(|| of_pod?.run_as_user);
-    let gid = of_container
-        .and_then(|own| own.run_as_group)
-        .or_else(|| of_pod?.run_as_group);
+    let uid = of_container.and_then(|own| own.run_as_user).or_else(|| of_pod?.run_as_user);
+    let gid = of_container.and_then(|own| own.run_as_group).or_else(|| of_pod?.run_as_group);
     let number = |id: Option<i64>| id.and_then(|id| u32::try_from(id).ok()).unwrap_or(0);
-    image.forced_user().unwrap_or_else(|| User {
-        uid: number(uid),
-        gid: number(gid),
-    })
+    image.forced_user().unwrap_or_else(|| User { uid: number(uid), gid: number(gid) })
 }
 
 /// Where the pod's volumes (name to folder) appear in this container.
@@ -313,14 +209,9 @@ pub fn mounts(
 ) -> Result<Vec<Mount>> {
     let mut mounts = Vec::new();
     for mount in container.volume_mounts.iter().flatten() {
-        let folder = volumes
-            .get(&mount.name)
-            .ok_or_else(|| Trouble::new(format!("volume {} is not in the pod", mount.name)))?;
-        let below = mount
-            .sub_path_expr
-            .as_deref()
-            .map(|path| expand(path, env))
-            .or_else(|| mount.sub_path.clone());
+        let folder =
+            volumes.get(&mount.name).ok_or_else(|| Trouble::new(format!("volume {} is not in the pod", mount.name)))?;
+        let below = mount.sub_path_expr.as_deref().map(|path| expand(path, env)).or_else(|| mount.sub_path.clone());
         let host = below.map_or_else(|| folder.clone(), |path| folder.join(path));
         mounts.push(Mount {
             host,
@@ -366,26 +257,10 @@ mod tests {
         .unwrap();
         let container = &pod.spec.as_ref().unwrap().containers[0];
         assert_eq!(wanted(&pod), BTreeSet::from([Source::Secret("s".into())]));
-        let missing = environment(
-            &pod,
-            container,
-            &Image::of_this_machine(),
-            &Sources::new(),
-            "127.0.0.9",
-        );
+        let missing = environment(&pod, container, &Image::of_this_machine(), &Sources::new(), "127.0.0.9");
         assert!(missing.unwrap_err().to_string().contains("no key k"));
-        let sources = Sources::from([(
-            Source::Secret("s".into()),
-            Data::from([("k".into(), b"v".to_vec())]),
-        )]);
-        let env = environment(
-            &pod,
-            container,
-            &Image::of_this_machine(),
-            &sources,
-            "127.0.0.9",
-        )
-        .unwrap();
+        let sources = Sources::from([(Source::Secret("s".into()), Data::from([("k".into(), b"v".to_vec())]))]);
+        let env = environment(&pod, container, &Image::of_this_machine(), &sources, "127.0.0.9").unwrap();
         assert_eq!(env["ADDRESS"], "127.0.0.9:5432");
         assert_eq!(env["ROLE"], "primary");
         assert_eq!(env["SECRET"], "v");

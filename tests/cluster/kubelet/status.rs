@@ -62,29 +62,14 @@ impl Status {
         let now = Timestamp::now();
         let spec = pod.spec.as_ref();
         let waiting = State::Waiting("ContainerCreating".to_owned(), String::new());
-        let containers = spec
-            .iter()
-            .flat_map(|spec| &spec.containers)
-            .map(|container| {
-                let image = container.image.clone().unwrap_or_default();
-                let status = ContainerStatus {
-                    image,
-                    state: waiting.clone(),
-                    ready: false,
-                    restarts: 0,
-                    last: None,
-                };
-                (container.name.clone(), status)
-            });
+        let containers = spec.iter().flat_map(|spec| &spec.containers).map(|container| {
+            let image = container.image.clone().unwrap_or_default();
+            let status = ContainerStatus { image, state: waiting.clone(), ready: false, restarts: 0, last: None };
+            (container.name.clone(), status)
+        });
         let policy = spec.and_then(|spec| spec.restart_policy.as_deref());
         let restarts_forever = policy.is_none_or(|policy| policy == "Always");
-        Self {
-            containers: containers.collect(),
-            started: now,
-            ready: (false, now),
-            ip: None,
-            restarts_forever,
-        }
+        Self { containers: containers.collect(), started: now, ready: (false, now), ip: None, restarts_forever }
     }
 
     /// Takes in news of a container.
@@ -138,10 +123,7 @@ impl Status {
         if states().any(|state| matches!(state, State::Running(_))) {
             "Running"
         } else if self.restarts_forever {
-            let began = self
-                .containers
-                .values()
-                .any(|container| container.last.is_some());
+            let began = self.containers.values().any(|container| container.last.is_some());
             if began { "Running" } else { "Pending" }
         } else if states().all(|state| matches!(state, State::Ended(0, _))) {
             "Succeeded"
@@ -155,11 +137,7 @@ impl Status {
     /// The object for the API server.
     pub fn object(&self) -> Value {
         let condition = |kind: &str, is: bool, since: Timestamp| json!({"type": kind, "status": if is { "True" } else { "False" }, "lastTransitionTime": since});
-        let containers: Vec<Value> = self
-            .containers
-            .iter()
-            .map(|(name, status)| status.object(name))
-            .collect();
+        let containers: Vec<Value> = self.containers.iter().map(|(name, status)| status.object(name)).collect();
         let mut object = json!({
             "phase": self.phase(),
             "startTime": self.started,
@@ -217,7 +195,8 @@ mod tests {
     use super::*;
 
     fn pod(policy: &str) -> Pod {
-        serde_json::from_value(json!({"spec": {"restartPolicy": policy, "containers": [{"name": "a"}, {"name": "b"}]}})).unwrap()
+        serde_json::from_value(json!({"spec": {"restartPolicy": policy, "containers": [{"name": "a"}, {"name": "b"}]}}))
+            .unwrap()
     }
 
     #[test]
@@ -232,10 +211,7 @@ mod tests {
         assert_eq!(status.object()["conditions"][1]["status"], "True");
         status.hear("a", News::Ended(137));
         assert_eq!(status.object()["conditions"][1]["status"], "False");
-        assert_eq!(
-            status.object()["containerStatuses"][0]["lastState"]["terminated"]["exitCode"],
-            137
-        );
+        assert_eq!(status.object()["containerStatuses"][0]["lastState"]["terminated"]["exitCode"], 137);
     }
 
     #[test]

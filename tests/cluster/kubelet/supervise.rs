@@ -102,21 +102,14 @@ impl Supervisor {
                     None => return,
                 },
                 Err(trouble) => {
-                    self.tell(News::Waiting(
-                        "CreateContainerError".to_owned(),
-                        trouble.to_string(),
-                    ));
+                    self.tell(News::Waiting("CreateContainerError".to_owned(), trouble.to_string()));
                     -1
                 }
             };
             if !self.policy.again(code) {
                 return;
             }
-            wait = if began.elapsed() >= PROVEN {
-                Duration::ZERO
-            } else {
-                wait
-            };
+            wait = if began.elapsed() >= PROVEN { Duration::ZERO } else { wait };
             tokio::select! {
                 () = sleep(wait) => {}
                 _ = self.demand.wait_for(|demand| *demand != Demand::Run) => return,
@@ -129,9 +122,7 @@ impl Supervisor {
     /// One run. Returns its code, or nothing when the pod is to end.
     async fn once(&mut self, running: Arc<Running>) -> Option<i32> {
         lock(&self.slots).insert(self.container.name.clone(), Arc::clone(&running));
-        self.tell(News::Started {
-            ready: self.container.readiness_probe.is_none(),
-        });
+        self.tell(News::Started { ready: self.container.readiness_probe.is_none() });
         let over = self.attend(&running).await;
         let code = match over {
             Over::Itself(code) => Some(code),
@@ -146,27 +137,20 @@ impl Supervisor {
         };
         lock(&self.slots).remove(&self.container.name);
         let ended = running.child().ended().await;
-        let seen = ended.code().unwrap_or_else(|| {
-            128 + std::os::unix::process::ExitStatusExt::signal(&ended).unwrap_or(9)
-        });
+        let seen =
+            ended.code().unwrap_or_else(|| 128 + std::os::unix::process::ExitStatusExt::signal(&ended).unwrap_or(9));
         self.tell(News::Ended(seen));
         code
     }
 
     async fn attend(&mut self, running: &Running) -> Over {
-        let subject = Subject {
-            ip: self.ip,
-            container: &self.container,
-            running,
-        };
+        let subject = Subject { ip: self.ip, container: &self.container, running };
         let (news, name) = (&self.news, &self.container.name);
         let readiness = async {
             match &self.container.readiness_probe {
                 Some(probe) => {
-                    probe::follow(probe, subject, false, |ready| {
-                        drop(news.send((name.clone(), News::Ready(ready))))
-                    })
-                    .await
+                    probe::follow(probe, subject, false, |ready| drop(news.send((name.clone(), News::Ready(ready)))))
+                        .await
                 }
                 None => std::future::pending().await,
             }
@@ -174,9 +158,7 @@ impl Supervisor {
         let (ill_tx, mut ill) = mpsc::unbounded_channel();
         let liveness = async {
             match &self.container.liveness_probe {
-                Some(probe) => {
-                    probe::follow(probe, subject, true, |well| _ = ill_tx.send(well)).await
-                }
+                Some(probe) => probe::follow(probe, subject, true, |well| _ = ill_tx.send(well)).await,
                 None => std::future::pending().await,
             }
         };
@@ -193,11 +175,7 @@ impl Supervisor {
 
     /// The end of a container in order, or at once. Its readiness stays as it was until it has ended.
     async fn end(&mut self, running: &Running) {
-        let hook = self
-            .container
-            .lifecycle
-            .as_ref()
-            .and_then(|lifecycle| lifecycle.pre_stop.as_ref()?.exec.as_ref());
+        let hook = self.container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.pre_stop.as_ref()?.exec.as_ref());
         if let Some(words) = hook.and_then(|exec| exec.command.clone()) {
             let left = match *self.demand.borrow() {
                 Demand::End(deadline) => deadline.saturating_duration_since(Instant::now()),
@@ -207,10 +185,7 @@ impl Supervisor {
             drop(within(&mut self.demand, running.exec(&words, left)).await);
         }
         drop(running.signal(Signal::Term));
-        if within(&mut self.demand, running.child().ended())
-            .await
-            .is_none()
-        {
+        if within(&mut self.demand, running.child().ended()).await.is_none() {
             drop(running.child().kill().await);
         }
     }
@@ -221,10 +196,7 @@ impl Supervisor {
 }
 
 /// `work`, unless the deadline, which may move while we wait, comes first.
-async fn within<T>(
-    demand: &mut watch::Receiver<Demand>,
-    work: impl Future<Output = T>,
-) -> Option<T> {
+async fn within<T>(demand: &mut watch::Receiver<Demand>, work: impl Future<Output = T>) -> Option<T> {
     tokio::pin!(work);
     loop {
         let deadline = match *demand.borrow_and_update() {

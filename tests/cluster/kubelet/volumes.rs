@@ -23,11 +23,7 @@ impl Identity {
     /// The files of the folder /var/run/secrets/kubernetes.io/serviceaccount.
     pub fn files(&self, namespace: &str) -> Data {
         let file = |name: &str, text: &str| (name.to_owned(), text.as_bytes().to_vec());
-        Data::from([
-            file("token", &self.token),
-            file("ca.crt", &self.ca),
-            file("namespace", namespace),
-        ])
+        Data::from([file("token", &self.token), file("ca.crt", &self.ca), file("namespace", namespace)])
     }
 }
 
@@ -42,13 +38,8 @@ pub struct Places {
 
 /// The claims a pod mounts.
 pub fn claims(pod: &Pod) -> Vec<String> {
-    let volumes = pod
-        .spec
-        .iter()
-        .flat_map(|spec| spec.volumes.iter().flatten());
-    volumes
-        .filter_map(|volume| Some(volume.persistent_volume_claim.as_ref()?.claim_name.clone()))
-        .collect()
+    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    volumes.filter_map(|volume| Some(volume.persistent_volume_claim.as_ref()?.claim_name.clone())).collect()
 }
 
 /// Makes (or, called again, refreshes) every volume of the pod. `owner` is who its writable folders belong to.
@@ -61,11 +52,7 @@ pub fn prepare(
     owner: User,
 ) -> Result<BTreeMap<String, PathBuf>> {
     let mut folders = BTreeMap::new();
-    for volume in pod
-        .spec
-        .iter()
-        .flat_map(|spec| spec.volumes.iter().flatten())
-    {
+    for volume in pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
         let folder = match &volume.persistent_volume_claim {
             Some(claim) => places.claims.join(&claim.claim_name),
             None => places.incarnation.join(&volume.name),
@@ -73,10 +60,9 @@ pub fn prepare(
         if volume.persistent_volume_claim.is_some() || volume.empty_dir.is_some() {
             writable(&folder, owner)?;
         } else {
-            let (files, mode) = contents(pod, ip, volume, sources, identity)
-                .trying(|| format!("volume {}", volume.name))?;
-            publish(&folder, &files, mode, owner)
-                .trying(|| format!("writing volume {}", volume.name))?;
+            let (files, mode) =
+                contents(pod, ip, volume, sources, identity).trying(|| format!("volume {}", volume.name))?;
+            publish(&folder, &files, mode, owner).trying(|| format!("writing volume {}", volume.name))?;
         }
         folders.insert(volume.name.clone(), folder);
     }
@@ -84,12 +70,7 @@ pub fn prepare(
 }
 
 /// The read-only folder of the ServiceAccount, for the pods that do not refuse it.
-pub fn service_account_folder(
-    namespace: &str,
-    identity: &Identity,
-    places: &Places,
-    owner: User,
-) -> Result<PathBuf> {
+pub fn service_account_folder(namespace: &str, identity: &Identity, places: &Places, owner: User) -> Result<PathBuf> {
     let folder = places.incarnation.join("kube-api-access");
     publish(&folder, &identity.files(namespace), 0o644, owner)?;
     Ok(folder)
@@ -105,43 +86,21 @@ fn writable(folder: &Path, owner: User) -> Result<()> {
 }
 
 /// The files of a volume that is made of API objects, and their mode.
-fn contents(
-    pod: &Pod,
-    ip: &str,
-    volume: &Volume,
-    sources: &Sources,
-    identity: &Identity,
-) -> Result<(Data, u32)> {
-    let mode = |mode: Option<i32>| {
-        mode.and_then(|mode| u32::try_from(mode).ok())
-            .unwrap_or(0o644)
-    };
+fn contents(pod: &Pod, ip: &str, volume: &Volume, sources: &Sources, identity: &Identity) -> Result<(Data, u32)> {
+    let mode = |mode: Option<i32>| mode.and_then(|mode| u32::try_from(mode).ok()).unwrap_or(0o644);
     if let Some(map) = &volume.config_map {
         let data = sources.get(&Source::ConfigMap(map.name.clone()));
-        return Ok((
-            chosen(data, map.items.as_deref(), map.optional)?,
-            mode(map.default_mode),
-        ));
+        return Ok((chosen(data, map.items.as_deref(), map.optional)?, mode(map.default_mode)));
     }
     if let Some(secret) = &volume.secret {
-        let data = sources.get(&Source::Secret(
-            secret.secret_name.clone().unwrap_or_default(),
-        ));
-        return Ok((
-            chosen(data, secret.items.as_deref(), secret.optional)?,
-            mode(secret.default_mode),
-        ));
+        let data = sources.get(&Source::Secret(secret.secret_name.clone().unwrap_or_default()));
+        return Ok((chosen(data, secret.items.as_deref(), secret.optional)?, mode(secret.default_mode)));
     }
     if let Some(api) = &volume.downward_api {
-        return Ok((
-            downward(pod, ip, api.items.as_deref().unwrap_or_default())?,
-            mode(api.default_mode),
-        ));
+        return Ok((downward(pod, ip, api.items.as_deref().unwrap_or_default())?, mode(api.default_mode)));
     }
-    let projected = volume
-        .projected
-        .as_ref()
-        .ok_or_else(|| Trouble::new("this kind of volume is not known to this kubelet"))?;
+    let projected =
+        volume.projected.as_ref().ok_or_else(|| Trouble::new("this kind of volume is not known to this kubelet"))?;
     let mut files = Data::new();
     for part in projected.sources.iter().flatten() {
         if let Some(map) = &part.config_map {
@@ -168,11 +127,7 @@ fn contents(
     Ok((files, mode(projected.default_mode)))
 }
 
-fn chosen(
-    data: Option<&Data>,
-    items: Option<&[KeyToPath]>,
-    optional: Option<bool>,
-) -> Result<Data> {
+fn chosen(data: Option<&Data>, items: Option<&[KeyToPath]>, optional: Option<bool>) -> Result<Data> {
     let Some(data) = data else {
         return if optional == Some(true) {
             Ok(Data::new())
@@ -183,26 +138,15 @@ fn chosen(
     let Some(items) = items else {
         return Ok(data.clone());
     };
-    let pick = |item: &KeyToPath| {
-        data.get(&item.key)
-            .map(|bytes| (item.path.clone(), bytes.clone()))
-    };
-    items
-        .iter()
-        .map(|item| pick(item).ok_or_else(|| Trouble::new(format!("no key {}", item.key))))
-        .collect()
+    let pick = |item: &KeyToPath| data.get(&item.key).map(|bytes| (item.path.clone(), bytes.clone()));
+    items.iter().map(|item| pick(item).ok_or_else(|| Trouble::new(format!("no key {}", item.key)))).collect()
 }
 
 fn downward(pod: &Pod, ip: &str, items: &[DownwardAPIVolumeFile]) -> Result<Data> {
     let one = |item: &DownwardAPIVolumeFile| {
-        let reference = item
-            .field_ref
-            .as_ref()
-            .ok_or_else(|| Trouble::new("only fieldRef is known to this kubelet"))?;
-        Ok((
-            item.path.clone(),
-            spec::field(pod, ip, &reference.field_path)?.into_bytes(),
-        ))
+        let reference =
+            item.field_ref.as_ref().ok_or_else(|| Trouble::new("only fieldRef is known to this kubelet"))?;
+        Ok((item.path.clone(), spec::field(pod, ip, &reference.field_path)?.into_bytes()))
     };
     items.iter().map(one).collect()
 }
@@ -212,20 +156,14 @@ fn downward(pod: &Pod, ip: &str, items: &[DownwardAPIVolumeFile]) -> Result<Data
 fn publish(folder: &Path, files: &Data, mode: u32, owner: User) -> Result<()> {
     fs::create_dir_all(folder)?;
     let current = folder.join("..data");
-    let same = |(name, bytes): (&String, &Vec<u8>)| {
-        fs::read(current.join(name)).is_ok_and(|there| there == *bytes)
-    };
+    let same = |(name, bytes): (&String, &Vec<u8>)| fs::read(current.join(name)).is_ok_and(|there| there == *bytes);
     let count = |path: &Path| fs::read_dir(path).map(|entries| entries.count()).ok();
     if files.iter().all(same) && count(&current) == Some(files.len()) {
         return Ok(());
     }
     let before = fs::read_link(&current).ok();
-    let version = before
-        .iter()
-        .filter_map(|path| path.to_str()?.strip_prefix("..v")?.parse::<u64>().ok())
-        .max()
-        .unwrap_or(0)
-        + 1;
+    let version =
+        before.iter().filter_map(|path| path.to_str()?.strip_prefix("..v")?.parse::<u64>().ok()).max().unwrap_or(0) + 1;
     let fresh = folder.join(format!("..v{version}"));
     for (name, bytes) in files {
         let path = fresh.join(name);
@@ -255,42 +193,22 @@ mod tests {
     fn a_changed_source_swaps_all_files_at_once_and_removes_the_old_version() {
         let place = tempfile::tempdir().unwrap();
         let folder = place.path().join("config");
-        let me = User {
-            uid: my_id("-u"),
-            gid: my_id("-g"),
-        };
+        let me = User { uid: my_id("-u"), gid: my_id("-g") };
         let data = |text: &str| {
-            Data::from([
-                ("a.toml".to_owned(), text.as_bytes().to_vec()),
-                ("d/b".to_owned(), b"x".to_vec()),
-            ])
+            Data::from([("a.toml".to_owned(), text.as_bytes().to_vec()), ("d/b".to_owned(), b"x".to_vec())])
         };
         publish(&folder, &data("one"), 0o600, me).unwrap();
         let first = fs::read_link(folder.join("..data")).unwrap();
         assert_eq!(fs::read_to_string(folder.join("a.toml")).unwrap(), "one");
         assert_eq!(fs::read_to_string(folder.join("d/b")).unwrap(), "x");
-        assert_eq!(
-            fs::metadata(folder.join("a.toml"))
-                .unwrap()
-                .permissions()
-                .mode()
-                & 0o777,
-            0o600
-        );
+        assert_eq!(fs::metadata(folder.join("a.toml")).unwrap().permissions().mode() & 0o777, 0o600);
         publish(&folder, &data("two"), 0o600, me).unwrap();
         assert_eq!(fs::read_to_string(folder.join("a.toml")).unwrap(), "two");
         assert!(!folder.join(first).exists());
     }
 
     fn my_id(which: &str) -> u32 {
-        let output = std::process::Command::new("id")
-            .arg(which)
-            .output()
-            .unwrap();
-        String::from_utf8(output.stdout)
-            .unwrap()
-            .trim()
-            .parse()
-            .unwrap()
+        let output = std::process::Command::new("id").arg(which).output().unwrap();
+        String::from_utf8(output.stdout).unwrap().trim().parse().unwrap()
     }
 }

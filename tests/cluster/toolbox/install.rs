@@ -25,34 +25,24 @@ const RUN: &[&str] = &[
     "util-linux",
 ];
 /// What Kubernetes is built with.
-const BUILD: &[&str] = &[
-    "build-essential",
-    "dpkg-dev",
-    "golang-1.19-go",
-    "make",
-    "rsync",
-];
+const BUILD: &[&str] = &["build-essential", "dpkg-dev", "golang-1.19-go", "make", "rsync"];
 /// What Patroni 4 is installed with.
 const PIP: &[&str] = &["python3-pip"];
 
 const INSTALL_PACKAGES: &str = include_str!("../scripts/install-packages.sh");
 const BUILD_KUBERNETES: &str = include_str!("../scripts/build-kubernetes.sh");
 /// Downloads one package as the machine's apt offers it, and unpacks it without installing: no service, no conflict.
-const UNPACK_PACKAGE: &str = "set -eu; cd \"$1\"; apt-get -q -o APT::Sandbox::User=root download \"$2\"; dpkg-deb -x ./*.deb tree";
+const UNPACK_PACKAGE: &str =
+    "set -eu; cd \"$1\"; apt-get -q -o APT::Sandbox::User=root download \"$2\"; dpkg-deb -x ./*.deb tree";
 
 /// Makes sure that all of `toolbox` is there.
 pub fn all(toolbox: &Toolbox) -> Result<()> {
     if is_whole(toolbox)? {
         return Ok(());
     }
-    let progress = Progress {
-        began: Instant::now(),
-    };
+    let progress = Progress { began: Instant::now() };
     let cache = toolbox.cache();
-    progress.say(&format!(
-        "the test cluster's programs go into {}",
-        cache.display()
-    ));
+    progress.say(&format!("the test cluster's programs go into {}", cache.display()));
     fs::create_dir_all(cache).trying(|| format!("making {}", cache.display()))?;
     let _lock = lock(cache, &progress)?;
     remove_leftovers(cache)?;
@@ -61,28 +51,16 @@ pub fn all(toolbox: &Toolbox) -> Result<()> {
         unpacked(cache, &progress, "etcd-server", &toolbox.etcd_folder())?;
     }
     if !toolbox.patroni_folder(PatroniVersion::V3).exists() {
-        unpacked(
-            cache,
-            &progress,
-            "patroni",
-            &toolbox.patroni_folder(PatroniVersion::V3),
-        )?;
+        unpacked(cache, &progress, "patroni", &toolbox.patroni_folder(PatroniVersion::V3))?;
     }
     if !toolbox.patroni_folder(PatroniVersion::V4).exists() {
-        patroni_4(
-            cache,
-            &progress,
-            &toolbox.patroni_folder(PatroniVersion::V4),
-        )?;
+        patroni_4(cache, &progress, &toolbox.patroni_folder(PatroniVersion::V4))?;
     }
     if !is_built(toolbox) {
         kubernetes(cache, &progress, &toolbox.kubernetes_folder())?;
     }
     if !is_whole(toolbox)? {
-        return Err(Trouble::new(format!(
-            "something is still missing in {}",
-            cache.display()
-        )));
+        return Err(Trouble::new(format!("something is still missing in {}", cache.display())));
     }
     progress.say("everything is there");
     Ok(())
@@ -93,13 +71,7 @@ fn is_built(toolbox: &Toolbox) -> bool {
 }
 
 fn is_whole(toolbox: &Toolbox) -> Result<bool> {
-    let patroni = |version| {
-        toolbox
-            .patroni(version)
-            .python_path
-            .join("patroni/__main__.py")
-            .exists()
-    };
+    let patroni = |version| toolbox.patroni(version).python_path.join("patroni/__main__.py").exists();
     let files = is_built(toolbox)
         && toolbox.etcd().exists()
         && patroni(PatroniVersion::V3)
@@ -126,19 +98,10 @@ fn missing<'a>(packages: &[&'a str]) -> Result<Vec<&'a str>> {
         .args(["-W", "-f", "${Package} ${db:Status-Status}\n"])
         .args(packages)
         .output()
-        .trying(|| {
-            "asking dpkg-query (the test cluster is made from Debian 12's packages)".to_owned()
-        })?;
+        .trying(|| "asking dpkg-query (the test cluster is made from Debian 12's packages)".to_owned())?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let installed: BTreeSet<&str> = text
-        .lines()
-        .filter_map(|line| line.strip_suffix(" installed"))
-        .collect();
-    Ok(packages
-        .iter()
-        .copied()
-        .filter(|package| !installed.contains(package))
-        .collect())
+    let installed: BTreeSet<&str> = text.lines().filter_map(|line| line.strip_suffix(" installed")).collect();
+    Ok(packages.iter().copied().filter(|package| !installed.contains(package)).collect())
 }
 
 fn packages(cache: &Path, progress: &Progress, wanted: &[&str]) -> Result<()> {
@@ -190,7 +153,9 @@ fn kubernetes(cache: &Path, progress: &Progress, folder: &Path) -> Result<()> {
     let work = work_folder(cache)?;
     let sources = work.path().join("kubernetes.sources");
     let list = mirror::source_list(&apt_lists()?, "bookworm", "main").ok_or_else(|| {
-        Trouble::new("no apt source of this machine offers Debian 12 (bookworm, main), whose Kubernetes the tests build")
+        Trouble::new(
+            "no apt source of this machine offers Debian 12 (bookworm, main), whose Kubernetes the tests build",
+        )
     })?;
     fs::write(&sources, list)?;
     let mut command = script(BUILD_KUBERNETES, "build-kubernetes.sh");
@@ -206,17 +171,9 @@ fn apt_lists() -> Result<Vec<AptList>> {
         paths.extend(entries.filter_map(|entry| Some(entry.ok()?.path())));
     }
     paths.sort();
-    let is_list = |path: &PathBuf| {
-        matches!(
-            path.extension().and_then(OsStr::to_str),
-            Some("list" | "sources")
-        )
-    };
+    let is_list = |path: &PathBuf| matches!(path.extension().and_then(OsStr::to_str), Some("list" | "sources"));
     let lists = paths.into_iter().filter(is_list).filter_map(|path| {
-        Some(AptList {
-            name: path.to_string_lossy().into_owned(),
-            text: fs::read_to_string(&path).ok()?,
-        })
+        Some(AptList { name: path.to_string_lossy().into_owned(), text: fs::read_to_string(&path).ok()? })
     });
     Ok(lists.collect())
 }
@@ -248,10 +205,7 @@ fn remove_leftovers(cache: &Path) -> Result<()> {
 
 /// Puts a whole tree in its place, readable by every user.
 fn publish(tree: &Path, folder: &Path) -> Result<()> {
-    let status = Command::new("chmod")
-        .args(["-R", "a+rX"])
-        .arg(tree)
-        .status()?;
+    let status = Command::new("chmod").args(["-R", "a+rX"]).arg(tree).status()?;
     if !status.success() {
         return Err(Trouble::new(format!("chmod of {} failed", tree.display())));
     }
@@ -263,10 +217,7 @@ fn publish(tree: &Path, folder: &Path) -> Result<()> {
 
 /// The one who holds this installs; the others wait for it.
 fn lock(cache: &Path, progress: &Progress) -> Result<File> {
-    let file = File::options()
-        .create(true)
-        .append(true)
-        .open(cache.join("lock"))?;
+    let file = File::options().create(true).append(true).open(cache.join("lock"))?;
     let mut told = None::<Instant>;
     loop {
         match file.try_lock() {
@@ -290,11 +241,7 @@ struct Progress {
 impl Progress {
     fn say(&self, text: &str) {
         // Not print!: the test harness would swallow it, and minutes of silence look like a hang.
-        drop(writeln!(
-            std::io::stderr(),
-            "[toolbox {:4} s] {text}",
-            self.began.elapsed().as_secs()
-        ));
+        drop(writeln!(std::io::stderr(), "[toolbox {:4} s] {text}", self.began.elapsed().as_secs()));
     }
 
     /// Runs a command with its output in the cache's log folder. Its lines `step: ...` are told, and every ten seconds
@@ -305,10 +252,7 @@ impl Progress {
         let path = logs.join(format!("{}.log", what.replace([' ', '\''], "-")));
         let log = File::create(&path)?;
         self.say(what);
-        command
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log);
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let mut process = command.spawn().trying(|| what.to_owned())?;
         let (mut told, mut step) = (Instant::now(), String::new());
         let status = loop {
@@ -326,19 +270,11 @@ impl Progress {
         if status.success() {
             return Ok(());
         }
-        Err(Trouble::new(format!(
-            "{what}: {status}. The end of {}:\n{}",
-            path.display(),
-            tail(&path, 30)
-        )))
+        Err(Trouble::new(format!("{what}: {status}. The end of {}:\n{}", path.display(), tail(&path, 30))))
     }
 }
 
 fn last_step(log: &Path) -> String {
     let text = tail(log, usize::MAX);
-    text.lines()
-        .rev()
-        .find_map(|line| line.strip_prefix("step: "))
-        .unwrap_or_default()
-        .to_owned()
+    text.lines().rev().find_map(|line| line.strip_prefix("step: ")).unwrap_or_default().to_owned()
 }

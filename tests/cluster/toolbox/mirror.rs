@@ -15,13 +15,7 @@ pub struct AptList {
 pub fn source_list(lists: &[AptList], suite: &str, component: &str) -> Option<String> {
     lists
         .iter()
-        .flat_map(|list| {
-            if list.name.ends_with(".sources") {
-                stanzas(&list.text)
-            } else {
-                lines(&list.text)
-            }
-        })
+        .flat_map(|list| if list.name.ends_with(".sources") { stanzas(&list.text) } else { lines(&list.text) })
         .find(|entry| entry.offers(suite, component))
         .map(|entry| entry.as_sources(suite, component))
 }
@@ -33,25 +27,16 @@ struct Entry {
 
 impl Entry {
     fn get(&self, name: &str) -> Option<&str> {
-        self.fields
-            .iter()
-            .find(|(key, _)| key.eq_ignore_ascii_case(name))
-            .map(|(_, value)| value.as_str())
+        self.fields.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }
 
     fn has(&self, field: &str, word: &str) -> bool {
-        self.get(field)
-            .is_some_and(|value| value.split_whitespace().any(|found| found == word))
+        self.get(field).is_some_and(|value| value.split_whitespace().any(|found| found == word))
     }
 
     fn offers(&self, suite: &str, component: &str) -> bool {
-        let enabled = !self
-            .get("Enabled")
-            .is_some_and(|value| matches!(value.trim(), "no" | "false" | "0" | "off"));
-        enabled
-            && self.has("Types", "deb")
-            && self.has("Suites", suite)
-            && self.has("Components", component)
+        let enabled = !self.get("Enabled").is_some_and(|value| matches!(value.trim(), "no" | "false" | "0" | "off"));
+        enabled && self.has("Types", "deb") && self.has("Suites", suite) && self.has("Components", component)
     }
 
     fn as_sources(&self, suite: &str, component: &str) -> String {
@@ -80,9 +65,7 @@ fn stanzas(text: &str) -> Vec<Entry> {
                 value.push_str(line);
             }
         } else if let Some((name, value)) = line.split_once(':') {
-            entry
-                .fields
-                .push((name.trim().to_owned(), value.trim().to_owned()));
+            entry.fields.push((name.trim().to_owned(), value.trim().to_owned()));
         }
     }
     entries

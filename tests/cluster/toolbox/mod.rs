@@ -47,9 +47,7 @@ impl Toolbox {
 
     /// [`Self::ready`] for code without a runtime.
     pub fn ready_blocking() -> Result<Self> {
-        let toolbox = Self {
-            cache: cache_folder()?,
-        };
+        let toolbox = Self { cache: cache_folder()? };
         install::all(&toolbox)?;
         Ok(toolbox)
     }
@@ -87,15 +85,10 @@ impl Toolbox {
     /// Patroni of this version.
     pub fn patroni(&self, version: PatroniVersion) -> Patroni {
         let python_path = match version {
-            PatroniVersion::V3 => self
-                .patroni_folder(version)
-                .join("usr/lib/python3/dist-packages"),
+            PatroniVersion::V3 => self.patroni_folder(version).join("usr/lib/python3/dist-packages"),
             PatroniVersion::V4 => self.patroni_folder(version),
         };
-        Patroni {
-            python: PathBuf::from("/usr/bin/python3"),
-            python_path,
-        }
+        Patroni { python: PathBuf::from("/usr/bin/python3"), python_path }
     }
 
     fn etcd_folder(&self) -> PathBuf {
@@ -103,9 +96,7 @@ impl Toolbox {
     }
 
     fn kubernetes_folder(&self) -> PathBuf {
-        self.cache
-            .join(format!("kubernetes-{KUBERNETES}"))
-            .join("bin")
+        self.cache.join(format!("kubernetes-{KUBERNETES}")).join("bin")
     }
 
     fn patroni_folder(&self, version: PatroniVersion) -> PathBuf {
@@ -122,11 +113,7 @@ pub fn is_root() -> bool {
 }
 
 fn cache_folder() -> Result<PathBuf> {
-    let variable = |name: &str| {
-        std::env::var_os(name)
-            .filter(|value| !value.is_empty())
-            .map(PathBuf::from)
-    };
+    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     if let Some(folder) = variable("PGMOOR_CACHE") {
         return Ok(std::path::absolute(folder)?);
     }
