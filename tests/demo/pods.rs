@@ -25,7 +25,10 @@ const FAILOVER: Duration = Duration::from_secs(90);
 /// Plays the demo on a control plane of its own.
 pub(crate) fn run(screen: &Arc<Screen>) -> Result<Outcome> {
     screen.heading("pgmoor keeps connections while pods are deleted and killed");
-    screen.event(Tone::Quiet, "starting etcd, kube-apiserver and kube-controller-manager (built once, some 7 minutes)");
+    screen.event(
+        Tone::Quiet,
+        "starting etcd, kube-apiserver and kube-controller-manager (the first time they are built: some 7 minutes)",
+    );
     let world = World::shared()?;
     let outcome = world.run(unless_interrupted(screen, play(screen, &world)));
     screen.rest();
@@ -74,7 +77,9 @@ async fn acts(screen: &Arc<Screen>, cluster: &PatroniCluster, door: &Door) -> Re
 
     screen.heading("Act 2: every process of the primary's pod is killed");
     faults::kill9(cluster.kubelet(), cluster.namespace(), &new)?;
-    screen.event(Tone::Bad, &format!("kill -9 of all processes of {new}; its label still says primary"));
+    let label = cluster.pod(&new).await?.role().unwrap_or("nothing").to_owned();
+    let text = format!("kill -9 of all processes of {new}; its label still says {label}");
+    screen.event(Tone::Bad, &text);
     story.goes_on().await?;
     let primary = cluster.wait_primary(None, FAILOVER).await?;
     screen.event(Tone::Plain, &format!("Patroni's primary is {primary}"));

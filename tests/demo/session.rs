@@ -3,7 +3,7 @@ use std::future::poll_fn;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio_postgres::{AsyncMessage, Client, Statement};
+use tokio_postgres::{AsyncMessage, Client, SimpleQueryMessage, Statement};
 
 use crate::cluster::trouble::Result;
 use crate::writer::Door;
@@ -74,9 +74,8 @@ impl Session {
     /// The one value of a statement, as text. By the simple protocol: EXECUTE and SHOW take no parameters.
     async fn text(&self, sql: &str) -> Option<String> {
         let messages = self.client.simple_query(sql).await.ok()?;
-        messages.iter().find_map(|message| match message {
-            tokio_postgres::SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
-            _ => None,
+        messages.iter().find_map(|message| {
+            if let SimpleQueryMessage::Row(row) = message { row.get(0).map(str::to_owned) } else { None }
         })
     }
 

@@ -102,10 +102,19 @@ impl Story {
         let longest = self.pulse.take_longest();
         self.longest = self.longest.max(longest);
         let parts = self.session.check(&self.idle[0]).await;
-        let told =
-            if parts.iter().all(|(_, kept)| *kept) { "its state is all there" } else { "ITS STATE IS NOT ALL THERE" };
-        let text = format!("every writer writes again; the longest wait was {}. The session: {told}", seconds(longest));
-        self.screen.event(Tone::Good, &text);
+        let (kept, tone) = if parts.iter().all(|(_, kept)| *kept) {
+            ("its state is all there", Tone::Good)
+        } else {
+            ("ITS STATE IS NOT ALL THERE", Tone::Bad)
+        };
+        let errors = match self.pulse.take_errors() {
+            0 => "no error".to_owned(),
+            1 => "1 error".to_owned(),
+            many => format!("{many} errors"),
+        };
+        let longest = seconds(longest);
+        let text = format!("all write again: {errors}, the longest wait {longest}. The session: {kept}");
+        self.screen.event(tone, &text);
         Ok(())
     }
 
@@ -173,7 +182,7 @@ impl Books<'_> {
             parts.iter().filter(|(_, kept)| *kept == wanted).map(|(name, _)| *name).collect()
         };
         let (kept, lost) = (named(true), named(false));
-        self.say("session", lost.is_empty(), &format!("still there: {}", kept.join(", ")));
+        self.say("session", lost.is_empty(), &format!("kept: {}", kept.join(", ")));
         if !lost.is_empty() {
             self.say("", false, &format!("LOST: {}", lost.join(", ")));
         }

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio_postgres::error::SqlState;
 
 use crate::cluster::faults::{self, Part};
 use crate::cluster::proxy::Port;
@@ -25,6 +26,8 @@ async fn fence(stage: Arc<Stage>) {
     let zombie = stage.cluster.primary().await.unwrap();
     // Few writes: Patroni promotes nobody while a zombie streams so much that each standby finds the other ahead of it.
     let writers = Writers::start(&stage, 4, Duration::from_secs(1)).await;
+    let open = stage.client(Port::Rw, 1).await;
+    open.batch_execute("BEGIN; INSERT INTO ledger (writer, n) VALUES (99, 1)").await.unwrap();
     let (kubelet, namespace) = (stage.cluster.kubelet(), stage.cluster.namespace());
     faults::freeze(kubelet, namespace, &zombie, Part::Patroni).unwrap();
 
@@ -50,6 +53,9 @@ async fn fence(stage: Arc<Stage>) {
     let rows: i64 = app.query_one(rows, &[&seconds]).await.unwrap().get(0);
     assert_eq!((begun, rows), (0, 0), "statements and rows on the zombie after its successor was proven");
 
+    let lost = open.simple_query("SELECT 1").await.unwrap_err();
+    assert_eq!(lost.code().map(SqlState::code), Some("40001"), "the transaction that was open on the zombie: {lost:?}");
+    open.batch_execute("ROLLBACK").await.unwrap();
     let books = writers.finish().await;
     faults::thaw(kubelet, namespace, &zombie, Part::Patroni).unwrap();
     let told = ledger::audit(&stage, &books).await;
