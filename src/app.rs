@@ -1,7 +1,13 @@
 //! Wires everything: starts the watches, the doors and the sessions, hands out what they share, and ends them in order.
 //!
-//! The only file that knows everyone. Order of the end: the listeners close, sessions leave at their next boundary, then
+//! The only one that knows everyone. Order of the end: the listeners close, sessions leave at their next boundary, then
 //! the watches stop, then the operators' door.
+
+mod changes;
+mod reading;
+mod release;
+mod reload;
+mod share;
 
 use std::fmt;
 use std::io;
@@ -12,23 +18,27 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::Semaphore;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::admin::{self, SessionCounts, Sources};
-use crate::backend::gate::{Gates, Pace};
-use crate::config::{self, ClientTls, Config, Endpoint};
+use crate::config::{self, Config, Endpoint, LogLevel};
 use crate::discovery::{self, Discovery, DiscoveryError, PodTls};
 use crate::metrics::Metrics;
 use crate::net;
-use crate::net::tls::{ClientCerts, ServerFiles, TlsAcceptor, TlsError};
-use crate::session::people::People;
+use crate::net::tls::TlsError;
 use crate::session::registry::Registry;
-use crate::session::{self, Realm, Shared, Terms};
-use crate::shutdown::{Shutdown, ShutdownWatch};
+use crate::session::{self, Realm, Shared};
+use crate::shutdown::Shutdown;
+
+use reading::Reading;
+use reload::Reload;
+
+/// Changes the level of the running log.
+pub type SetLevel = Box<dyn Fn(LogLevel) + Send + Sync>;
 
 /// Why pgmoor cannot run.
 #[derive(Debug)]
@@ -46,7 +56,9 @@ pub enum Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Listen(address, error) => write!(f, "cannot listen on {address}: {error}; is another process using it?"),
+            Self::Listen(address, error) => {
+                write!(f, "cannot listen on {address}: {error}; is another process using it?")
+            }
             Self::Tls(whom, error) => write!(f, "TLS towards {whom}: {error}"),
             Self::Discovery(error) => write!(f, "cluster {}: {}", error.cluster, error.source),
             Self::Other(what) => f.write_str(what),
@@ -56,16 +68,19 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
-/// Runs until SIGTERM or SIGINT, then drains.
+/// Runs until SIGTERM or SIGINT, then drains. `path` is where `config` came from: it is read again after a SIGHUP, and when
+/// it or a file it names has changed.
 ///
 /// # Errors
 /// Whatever keeps it from starting.
-pub async fn run(config: Config, path: PathBuf) -> Result<(), Failure> {
+pub async fn run(config: Config, path: PathBuf, set_level: SetLevel) -> Result<(), Failure> {
     let started = Instant::now();
     let other = |error: &dyn fmt::Display| Failure::Other(error.to_string());
     let metrics = Arc::new(Metrics::new().map_err(|error| other(&error))?);
     let (shutdown, watch) = Shutdown::new();
     let stop_watching = CancellationToken::new();
+    // Before the certificates are read: what changes from here on is noticed.
+    let reading = Reading::take(&path);
     let mut doors = Vec::new();
     for (endpoint, addresses) in [(Endpoint::Rw, &config.listen.rw), (Endpoint::Ro, &config.listen.ro)] {
         for address in addresses {
@@ -80,22 +95,32 @@ pub async fn run(config: Config, path: PathBuf) -> Result<(), Failure> {
         watches.push(discovery);
         realms.push(Arc::new(realm));
     }
-    let tables = realms.iter().map(|realm| realm.routes.clone()).collect();
-    let shared = Arc::new(share(&config, realms, Arc::clone(&metrics), watch.clone())?);
-    let sources = Arc::new(Sources { metrics, tables, sessions: counter(&shared.registry), shutdown: watch.clone(), started });
+    let tables: Vec<_> = realms.iter().map(|realm| realm.routes.clone()).collect();
     let mut tasks = JoinSet::new();
+    let first = share::first(&config, realms, Arc::clone(&metrics), watch.clone());
+    let shared = Arc::new(first.map_err(|error| Failure::Tls("clients".to_owned(), error))?);
+    for routes in &tables {
+        tasks.spawn(release::paced(routes.clone(), shared.gates.clone()));
+    }
+    let sources = Sources { metrics, tables, sessions: counter(&shared.registry), shutdown: watch.clone(), started };
+    let sources = Arc::new(sources);
+    let clusters = config.clusters.len();
+    let mut reload = Reload::new(config, path, &reading, shared, set_level).map_err(|error| other(&error))?;
     for listener in admin {
         tasks.spawn(operators(listener, Arc::clone(&sources)));
     }
     for (endpoint, listener) in doors {
         info!(endpoint = endpoint.as_str(), address = ?listener.local_addr().ok(), "listening");
-        tasks.spawn(clients(Arc::clone(&shared), listener, endpoint));
+        tasks.spawn(clients(reload.shared(), listener, endpoint));
     }
-    info!(version = env!("CARGO_PKG_VERSION"), config = %path.display(), clusters = config.clusters.len(), "pgmoor runs");
+    info!(version = env!("CARGO_PKG_VERSION"), config = %reload.path().display(), clusters, "pgmoor runs");
 
-    stopped().await.map_err(|error| other(&error))?;
+    tokio::select! {
+        stopped = stopped() => stopped.map_err(|error| other(&error))?,
+        never = reload.run() => match never {},
+    }
     info!(sessions = watch.running(), "draining");
-    let left = shutdown.finish(config.continuity.drain_deadline).await;
+    let left = shutdown.finish(reload.in_force().continuity.drain_deadline).await;
     if left > 0 {
         warn!(sessions = left, "ended with sessions that were in the midst of something");
     }
@@ -112,61 +137,25 @@ fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
     net::listen(address).map_err(|error| Failure::Listen(address, error))
 }
 
-async fn watch_cluster(cluster: &config::Cluster, metrics: &Arc<Metrics>, stop: &CancellationToken) -> Result<(Discovery, Realm), Failure> {
-    let tls = PodTls::new(cluster).map_err(|error| Failure::Tls(format!("the pods of cluster {}", cluster.name), error))?;
-    let discovery = discovery::start(cluster, tls.clone(), Arc::clone(metrics), stop.clone()).await.map_err(Failure::Discovery)?;
+async fn watch_cluster(
+    cluster: &config::Cluster,
+    metrics: &Arc<Metrics>,
+    stop: &CancellationToken,
+) -> Result<(Discovery, Realm), Failure> {
+    let tls =
+        PodTls::new(cluster).map_err(|error| Failure::Tls(format!("the pods of cluster {}", cluster.name), error))?;
+    let discovery =
+        discovery::start(cluster, tls.clone(), Arc::clone(metrics), stop.clone()).await.map_err(Failure::Discovery)?;
     let evidence = discovery.evidence.clone();
     let realm = Realm {
         name: cluster.name.clone(),
         databases: cluster.databases.clone(),
         users: cluster.users.clone(),
         routes: discovery.routes.clone(),
-        doubt: Box::new(move |pod, suspicion| evidence.report(pod, suspicion)),
-        tls: Box::new(move |pod| tls.of(pod)),
+        doubt: Arc::new(move |pod, suspicion| evidence.report(pod, suspicion)),
+        tls: Arc::new(move |pod| tls.of(pod)),
     };
     Ok((discovery, realm))
-}
-
-fn share(config: &Config, realms: Vec<Arc<Realm>>, metrics: Arc<Metrics>, shutdown: ShutdownWatch) -> Result<Shared, Failure> {
-    let (files, requires_tls) = match &config.tls {
-        ClientTls::Off => (None, false),
-        ClientTls::Prefer(files) => (Some(files), false),
-        ClientTls::Require(files) => (Some(files), true),
-    };
-    let acceptor = files.map(|files| {
-        let clients = files.client_ca.clone().map_or(ClientCerts::Ignore, ClientCerts::Require);
-        TlsAcceptor::new(ServerFiles { cert: files.cert.clone(), key: files.key.clone(), clients })
-    });
-    let acceptor = acceptor.transpose().map_err(|error| Failure::Tls("clients".to_owned(), error))?;
-    let (limits, continuity) = (&config.limits, &config.continuity);
-    let width = |logins: usize| u32::try_from(logins).unwrap_or(u32::MAX);
-    Ok(Shared {
-        realms,
-        people: People::new(&config.auth),
-        acceptor,
-        requires_tls,
-        ro_falls_back: config.routing.ro_falls_back,
-        zone: config.routing.zone.clone(),
-        terms: Terms {
-            login: limits.login_timeout,
-            hold: continuity.hold,
-            connect: continuity.connect_timeout,
-            ask: continuity.ask,
-            message_size: limits.message_size,
-            session_state: limits.session_state,
-        },
-        gates: Gates::new(Pace { start: width(continuity.release_start), max: width(continuity.release_max) }),
-        registry: Arc::default(),
-        half_open: places(limits.startup_sessions),
-        places: places(limits.sessions),
-        held: places(continuity.held_sessions),
-        metrics,
-        shutdown,
-    })
-}
-
-fn places(count: usize) -> Arc<Semaphore> {
-    Arc::new(Semaphore::new(count.min(Semaphore::MAX_PERMITS)))
 }
 
 fn counter(registry: &Arc<Registry>) -> Arc<dyn Fn() -> SessionCounts + Send + Sync> {
@@ -178,9 +167,9 @@ fn counter(registry: &Arc<Registry>) -> Arc<dyn Fn() -> SessionCounts + Send + S
     })
 }
 
-/// Takes clients until the drain begins.
-async fn clients(shared: Arc<Shared>, listener: TcpListener, endpoint: Endpoint) {
-    let shutdown = shared.shutdown.clone();
+/// Takes clients until the drain begins; each is given what holds when it comes.
+async fn clients(shared: watch::Receiver<Arc<Shared>>, listener: TcpListener, endpoint: Endpoint) {
+    let shutdown = shared.borrow().shutdown.clone();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -188,7 +177,8 @@ async fn clients(shared: Arc<Shared>, listener: TcpListener, endpoint: Endpoint)
         };
         match accepted {
             Ok((socket, _)) => {
-                shutdown.spawn_session(session::serve(Arc::clone(&shared), socket, endpoint));
+                let shared = Arc::clone(&shared.borrow());
+                shutdown.spawn_session(session::serve(shared, socket, endpoint));
             }
             Err(error) => {
                 // Out of file descriptors, most likely: others have to leave first.

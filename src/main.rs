@@ -7,10 +7,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use pgmoor::app::SetLevel;
 use pgmoor::cli::{self, Args, Command};
 use pgmoor::config::{Config, Log, LogFormat, LogLevel};
 use tokio::runtime;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Layer as _, reload};
 
 /// The command did not succeed.
 const FAILED: u8 = 1;
@@ -21,10 +24,7 @@ fn main() -> ExitCode {
     match Args::parse().command {
         Command::Run { config } => with_config(config, run),
         Command::Check { config } => with_config(config, check),
-        Command::Status(args) => finish(
-            &mut runtime::Builder::new_current_thread(),
-            cli::status(&args),
-        ),
+        Command::Status(args) => finish(&mut runtime::Builder::new_current_thread(), cli::status(&args)),
     }
 }
 
@@ -36,17 +36,11 @@ fn with_config(path: PathBuf, then: impl FnOnce(PathBuf, Config) -> ExitCode) ->
 }
 
 fn run(path: PathBuf, config: Config) -> ExitCode {
-    start_log(&config.log);
-    finish(
-        &mut runtime::Builder::new_multi_thread(),
-        pgmoor::app::run(config, path),
-    )
+    let set_level = start_log(&config.log);
+    finish(&mut runtime::Builder::new_multi_thread(), pgmoor::app::run(config, path, set_level))
 }
 
-#[expect(
-    clippy::needless_pass_by_value,
-    reason = "the same form as `run`, which keeps them"
-)]
+#[expect(clippy::needless_pass_by_value, reason = "the same form as `run`, which keeps them")]
 fn check(path: PathBuf, config: Config) -> ExitCode {
     match cli::print(&(cli::describe(&path, &config) + "\n")) {
         Ok(()) => ExitCode::SUCCESS,
@@ -54,10 +48,7 @@ fn check(path: PathBuf, config: Config) -> ExitCode {
     }
 }
 
-fn finish<E: Display>(
-    builder: &mut runtime::Builder,
-    work: impl Future<Output = Result<(), E>>,
-) -> ExitCode {
+fn finish<E: Display>(builder: &mut runtime::Builder, work: impl Future<Output = Result<(), E>>) -> ExitCode {
     let runtime = match builder.enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return failed(FAILED, &error),
@@ -68,30 +59,37 @@ fn finish<E: Display>(
     }
 }
 
-#[expect(
-    clippy::print_stderr,
-    reason = "the last word of a process, whether or not its log has been started"
-)]
+#[expect(clippy::print_stderr, reason = "the last word of a process, whether or not its log has been started")]
 fn failed(code: u8, why: &dyn Display) -> ExitCode {
     eprintln!("pgmoor: {why}");
     ExitCode::from(code)
 }
 
-/// The log goes to stderr. Libraries speak up from `warn` on; only `trace` lets them say everything.
-fn start_log(log: &Log) {
-    let filter = EnvFilter::new(match log.level {
-        LogLevel::Error => "error",
-        LogLevel::Warn => "warn",
-        LogLevel::Info => "warn,pgmoor=info",
+/// Starts the log, which goes to stderr; what is returned changes its level.
+fn start_log(log: &Log) -> SetLevel {
+    let lines =
+        tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
+    let lines = match log.format {
+        LogFormat::Text => lines.boxed(),
+        LogFormat::Json => lines.json().boxed(),
+    };
+    let (level, handle) = reload::Layer::new(filter(log.level));
+    tracing_subscriber::registry().with(level).with(lines).init();
+    Box::new(move |level| {
+        if let Err(error) = handle.reload(filter(level)) {
+            tracing::error!(%error, "the log keeps its level");
+        }
+    })
+}
+
+/// Libraries speak up from `warn` on; only `trace` lets them say everything. The Kubernetes client shouts about every
+/// request that fails: below `debug` our own watch says it, once.
+fn filter(level: LogLevel) -> EnvFilter {
+    EnvFilter::new(match level {
+        LogLevel::Error => "error,kube_client=off,kube_runtime=off",
+        LogLevel::Warn => "warn,kube_client=off,kube_runtime=off",
+        LogLevel::Info => "warn,pgmoor=info,kube_client=off,kube_runtime=off",
         LogLevel::Debug => "warn,pgmoor=debug",
         LogLevel::Trace => "trace",
-    });
-    let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal());
-    match log.format {
-        LogFormat::Text => subscriber.init(),
-        LogFormat::Json => subscriber.json().init(),
-    }
+    })
 }

@@ -102,6 +102,28 @@ impl JoinStep {
     }
 }
 
+/// What came of reading the configuration again, counted by `pgmoor_reloads_total`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reload {
+    /// Something had changed, and holds now as far as it can without a restart.
+    Ok,
+    /// Something is wrong with it: everything stays as it was.
+    Failed,
+    /// It means the same as before.
+    Unchanged,
+}
+
+impl Reload {
+    /// The label.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Failed => "failed",
+            Self::Unchanged => "unchanged",
+        }
+    }
+}
+
 /// Everything that is counted. One per process, passed as `Arc<Metrics>`.
 #[derive(Debug)]
 pub struct Metrics {
@@ -120,6 +142,7 @@ pub struct Metrics {
     pins: IntCounterVec,
     fenced: IntCounter,
     auth_failures: IntCounter,
+    reloads: IntCounterVec,
     pod_role: IntGaugeVec,
     route_epoch: IntGaugeVec,
     timeline: IntGaugeVec,
@@ -226,6 +249,12 @@ impl Metrics {
                 r,
                 "auth_failures_total",
                 "Logins refused for a wrong user or password.",
+            )?,
+            reloads: counters(
+                r,
+                "reloads_total",
+                "Times the configuration was read again, by outcome.",
+                &["outcome"],
             )?,
             pod_role: gauges(
                 r,
@@ -338,6 +367,11 @@ impl Metrics {
     /// A login was refused.
     pub fn auth_failed(&self) {
         self.auth_failures.inc();
+    }
+
+    /// The configuration was read again.
+    pub fn reloaded(&self, outcome: Reload) {
+        self.reloads.with_label_values(&[outcome.as_str()]).inc();
     }
 
     /// Shows a new routing table; pods that are not in it any more disappear.
@@ -644,6 +678,7 @@ mod tests {
         metrics.pinned("temp_object");
         metrics.fenced();
         metrics.auth_failed();
+        metrics.reloaded(Reload::Failed);
         metrics.joined(JoinStep::Restore, Duration::from_millis(3));
         let expected = [
             (r#"pgmoor_errors_total{code="hold_expired"}"#, 1.0),
@@ -662,6 +697,7 @@ mod tests {
             (r#"pgmoor_pins_total{reason="temp_object"}"#, 1.0),
             ("pgmoor_fenced_total", 1.0),
             ("pgmoor_auth_failures_total", 1.0),
+            (r#"pgmoor_reloads_total{outcome="failed"}"#, 1.0),
             (r#"pgmoor_join_seconds_count{step="restore"}"#, 1.0),
         ];
         for (series, count) in expected {

@@ -21,6 +21,7 @@ const NAME: &str = "pgmoor_ask";
 /// One row for each thing the session has: its kind, its name, its value.
 const QUESTION: &str = "\
 SELECT 's', name, setting FROM pg_catalog.pg_settings WHERE source = 'session' \
+AND name NOT IN ('transaction_deferrable', 'transaction_isolation', 'transaction_read_only') \
 UNION ALL SELECT 'r', pg_catalog.current_setting('role'), NULL \
 UNION ALL SELECT 'u', session_user::pg_catalog.text, NULL \
 UNION ALL SELECT 'l', c, NULL FROM pg_catalog.pg_listening_channels() AS c \
@@ -29,7 +30,9 @@ UNION ALL SELECT 'c', name, NULL FROM pg_catalog.pg_cursors WHERE is_holdable \
 UNION ALL SELECT 'a', NULL, NULL FROM pg_catalog.pg_locks \
 WHERE locktype = 'advisory' AND pid = pg_catalog.pg_backend_pid() AND granted \
 UNION ALL SELECT 't', NULL, NULL FROM pg_catalog.pg_class \
-WHERE relnamespace = pg_catalog.pg_my_temp_schema() AND relkind IN ('r', 'p', 'S', 'v', 'f')";
+WHERE relnamespace = pg_catalog.pg_my_temp_schema() \
+UNION ALL SELECT 't', NULL, NULL FROM pg_catalog.pg_type WHERE typnamespace = pg_catalog.pg_my_temp_schema() \
+UNION ALL SELECT 't', NULL, NULL FROM pg_catalog.pg_proc WHERE pronamespace = pg_catalog.pg_my_temp_schema()";
 
 /// The reading of the answer.
 #[derive(Debug)]
@@ -110,7 +113,7 @@ impl Ask {
         match kind.as_str() {
             "s" if row.columns().nth(2).is_some_and(|value| matches!(value, Ok(None))) => {} // reset meanwhile
             "s" => {
-                self.truth.settings.insert(name, Setting::Value(value));
+                self.truth.settings.insert(name.to_ascii_lowercase(), Setting::Value(value));
             }
             "r" if name != "none" => self.truth.role = Some(Setting::Value(name)),
             "u" if name != self.login => self.truth.authorization = Some(Setting::Value(name)),
@@ -130,7 +133,8 @@ impl Ask {
 
 /// A setting's name with a dot in it: declared by an extension, or by nobody.
 fn is_custom(name: &str) -> bool {
-    name.contains('.') && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'$') || byte >= 0x80)
+    name.contains('.')
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'$') || byte >= 0x80)
 }
 
 #[cfg(test)]

@@ -1,21 +1,33 @@
 //! A backend is gone: what each request in flight is told, and what becomes of the open transaction.
 //!
+//! 40001 ("nothing of it remains") is said only where that is proven; else 08007 ("not known").
+//!
 //! | in flight | outside a transaction | inside one |
 //! |---|---|---|
 //! | a statement | 08007: it may have committed by itself | 40001: it cannot have committed |
 //! | a statement, with a COMMIT behind it already | 08007 | 08007 |
 //! | COMMIT | 08007 | 08007 |
-//! | ROLLBACK | – | it is rolled back either way: answered as done |
-//! | BEGIN alone | 40001: nothing was begun | – |
+//! | ROLLBACK, simple protocol | rolled back either way: answered as done | the same |
+//! | ROLLBACK, and statements behind it in one unit | 08007 | 08007 |
+//! | BEGIN, alone or with statements behind it in one unit | 40001: never committed | – |
 //! | anything, on a replica | 40001: nothing can have been written | 40001 |
-//! | a statement whose CommandComplete was delivered, simple protocol | acknowledged: only the ReadyForQuery is made up | 40001 |
+//! | all its CommandCompletes delivered, and committed with them | only the ReadyForQuery is made up | 40001 |
+//! | its error delivered | only the ReadyForQuery is made up | the same, transaction failed |
+//! | a Parse, Bind, Describe, Close; nothing run | 40001 | 40001 |
+//!
+//! "Inside" must be certain: a transaction whose BEGIN, COMMIT or ROLLBACK is itself unanswered is not, for a later unit.
+
+use std::collections::BTreeMap;
 
 use crate::error::Code;
 use crate::wire::TxStatus;
+use crate::wire::sql::Verb;
 
+use super::names::Names;
 use super::pipeline::{Owed, Pipeline};
-use super::script::Meaning;
+use super::script::{self, Meaning};
 use super::state::State;
+use super::walk::Walk;
 
 /// What is said to the client after its backend was lost.
 #[derive(Debug, PartialEq, Eq)]
@@ -59,44 +71,89 @@ pub enum Aftermath {
     Untold,
 }
 
-/// What a unit's statements do to the transaction.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Deeds {
-    executes: bool,
-    begins: bool,
-    only_begins: bool,
-    may_commit: bool,
-    rolls_back: bool,
-    only_rolls_back: bool,
-    acknowledged: bool,
-    simple: bool,
-    told: bool,
+/// One unit in flight.
+#[derive(Debug)]
+struct Unit {
+    kind: Kind,
+    /// Its last message was sent: a ReadyForQuery is owed.
     closed: bool,
-    /// Anything but a lone Sync.
-    says: bool,
+    /// What was executed and not answered, in order; with the number of its statements that were.
+    texts: Vec<(Meaning, usize)>,
+    /// Requests besides those that were not answered.
+    asks: bool,
+    /// Something of it was answered.
+    begun: bool,
+    /// Its error was delivered.
+    told: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Simple,
+    Extended,
+}
+
+impl Unit {
+    const fn new() -> Self {
+        Self { kind: Kind::Extended, closed: false, texts: Vec::new(), asks: false, begun: false, told: false }
+    }
+
+    /// Its whole text is this, and nothing of it was answered.
+    fn is_only(&self, what: impl Fn(&script::Script) -> bool) -> bool {
+        !self.begun && matches!(self.texts.as_slice(), [(Some(script), 0)] if what(script))
+    }
+
+    /// Everything that was asked was answered, but for the end of the unit.
+    fn is_answered(&self) -> bool {
+        !self.asks
+            && self.texts.iter().all(|(meaning, done)| match meaning {
+                Some(script) => !script.is_cut() && *done >= script.acts().len(),
+                None => *done > 0,
+            })
+    }
+
+    /// Where it leads from `walk`, if it runs to its end.
+    fn run(&self, mut walk: Walk) -> Walk {
+        for (meaning, done) in &self.texts {
+            walk.text(meaning, *done);
+        }
+        walk
+    }
+
+    /// Its first statement is a ROLLBACK: whatever was open before is not committed by what follows.
+    fn rolls_back_first(&self) -> bool {
+        let first = self.texts.first().and_then(|(meaning, _)| meaning.as_ref());
+        first.and_then(|script| script.acts().first()).is_some_and(|act| matches!(act.verb, Verb::Rollback { .. }))
+    }
 }
 
 impl Pipeline {
     /// The backend ended. `read_only`: it was a replica, where nothing can have been written.
     pub fn lose(&mut self, read_only: bool, state: &mut State) -> Wreck {
-        let units = self.units();
+        let units = self.units(state);
+        let walks = self.walks(&units);
         let mut status = self.status();
         let mut answers = Vec::new();
         let mut open = None;
         for (at, unit) in units.iter().enumerate() {
-            let later = &units[at + 1..];
-            let answer = judge(*unit, status, later, read_only);
+            // What was said about the status before stands; what the first unit did since then comes with it.
+            let committed_later = later_commits(&units[at + 1..], &walks[at + 1..]);
+            let answer = judge(unit, walks[at], status, committed_later, read_only);
             status = answer.status;
+            if !unit.closed && answer.word == Word::Nothing && !unit.told {
+                continue; // an open unit of which nothing is lost goes on elsewhere
+            }
             if unit.closed {
                 answers.push(answer);
             } else {
                 open = Some(answer);
             }
         }
-        let after = match (status, units.is_empty()) {
-            (TxStatus::Idle, _) => Aftermath::Clean,
-            (TxStatus::InTransaction, true) => Aftermath::Untold,
-            (TxStatus::InTransaction | TxStatus::Failed, _) => Aftermath::Failed,
+        let told = !answers.is_empty() || open.is_some();
+        let after = match status {
+            TxStatus::Idle => Aftermath::Clean,
+            TxStatus::InTransaction if !told => Aftermath::Untold,
+            TxStatus::InTransaction | TxStatus::Failed => Aftermath::Failed,
         };
         state.transaction_lost();
         self.clear(if after == Aftermath::Clean { TxStatus::Idle } else { TxStatus::Failed });
@@ -104,78 +161,148 @@ impl Pipeline {
     }
 
     /// The units in flight, the last one open if its Sync has not been sent.
-    fn units(&self) -> Vec<Deeds> {
+    fn units(&self, state: &State) -> Vec<Unit> {
+        let mut meanings = Unresolved::new(self.names(), state);
         let mut units = Vec::new();
-        let mut unit = if self.has_failed() { Some(Deeds { told: true, ..Deeds::default() }) } else { self.passed() };
+        let begun = self.walk() != Walk::from(self.status());
+        let mut unit = Unit { begun, told: self.has_failed(), ..Unit::new() };
         for owed in self.owed() {
             match owed {
-                Owed::Query { meaning, done } => units.push(simple(meaning, *done)),
-                Owed::Call => units.push(Deeds { executes: true, simple: true, closed: true, ..Deeds::default() }),
-                Owed::Sync => units.push(Deeds { closed: true, ..unit.take().unwrap_or_default() }),
-                Owed::Execute { meaning } => unit.get_or_insert_default().add(meaning),
-                Owed::Parse { .. } | Owed::Bind | Owed::Close { .. } | Owed::Describe | Owed::CopyEnd => {
-                    unit.get_or_insert_default().says = true;
+                Owed::Query { meaning, done } => {
+                    unit.begun |= *done > 0;
+                    unit.texts.push((meanings.deep(meaning), *done));
+                    units.push(Unit { kind: Kind::Simple, closed: true, ..std::mem::replace(&mut unit, Unit::new()) });
                 }
+                Owed::Call => {
+                    unit.texts.push((None, 0));
+                    units.push(Unit { kind: Kind::Simple, closed: true, ..std::mem::replace(&mut unit, Unit::new()) });
+                }
+                Owed::Sync => units.push(Unit { closed: true, ..std::mem::replace(&mut unit, Unit::new()) }),
+                Owed::Execute { portal } => unit.texts.push((meanings.portal(portal, units.len()), 0)),
+                Owed::Parse { name, meaning, .. } => {
+                    meanings.parsed(name, meaning, units.len());
+                    unit.asks = true;
+                }
+                Owed::Bind { portal, statement } => {
+                    meanings.bound(portal, statement, units.len());
+                    unit.asks = true;
+                }
+                Owed::Close { .. } | Owed::Describe => unit.asks = true,
+                Owed::CopyEnd { .. } => {}
             }
         }
-        units.extend(unit);
+        if self.is_open() {
+            units.push(unit);
+        }
         units
     }
-}
 
-fn simple(meaning: &Meaning, done: usize) -> Deeds {
-    let mut deeds = Deeds { simple: true, closed: true, ..Deeds::default() };
-    deeds.add(meaning);
-    let statements = meaning.as_ref().map_or(1, |script| script.acts().len());
-    deeds.acknowledged = done >= statements;
-    deeds
-}
-
-impl Deeds {
-    /// One more statement is executed in this unit.
-    pub(super) fn add(&mut self, meaning: &Meaning) {
-        self.executes = true;
-        self.says = true;
-        let Some(script) = meaning else { return };
-        self.begins |= script.begins();
-        self.only_begins = script.only_begins();
-        self.may_commit |= script.may_commit();
-        self.rolls_back |= script.rolls_back();
-        self.only_rolls_back = script.only_rolls_back();
-    }
-
-    /// The transaction block, if one is open after this unit.
-    fn status_after(self, before: TxStatus) -> TxStatus {
-        let in_block = before != TxStatus::Idle || (self.begins && !self.only_begins);
-        if in_block && !self.may_commit && !self.rolls_back { TxStatus::Failed } else { TxStatus::Idle }
+    /// Where each unit may lead, from where it certainly began: outside a block, unless that is proven.
+    fn walks(&self, units: &[Unit]) -> Vec<Walk> {
+        let mut walk = self.walk();
+        let mut walks = Vec::with_capacity(units.len());
+        for unit in units {
+            let end = if unit.told { walk } else { unit.run(walk) };
+            walks.push(end);
+            // If it fails half-way a block stays open, unless it may have been left before.
+            let inside = walk.block && (unit.told || !end.ends);
+            walk = Walk { block: inside, dead: inside && walk.dead && end.dead, ..Walk::default() };
+        }
+        walks
     }
 }
 
-fn judge(unit: Deeds, before: TxStatus, later: &[Deeds], read_only: bool) -> Answer {
-    let status = unit.status_after(before);
-    let in_block = before != TxStatus::Idle;
+/// What the names in flight stand for, as far as that is certain: a Parse or Bind in flight may still fail, but then
+/// the rest of its own unit is skipped.
+struct Unresolved<'a> {
+    names: &'a Names,
+    state: &'a State,
+    statements: BTreeMap<&'a [u8], (usize, Meaning)>,
+    portals: BTreeMap<&'a [u8], (usize, Meaning)>,
+}
+
+impl<'a> Unresolved<'a> {
+    fn new(names: &'a Names, state: &'a State) -> Self {
+        Self { names, state, statements: BTreeMap::new(), portals: BTreeMap::new() }
+    }
+
+    fn parsed(&mut self, name: &'a [u8], meaning: &Meaning, unit: usize) {
+        let meaning = self.deep(meaning);
+        self.statements.insert(name, (unit, meaning));
+    }
+
+    fn bound(&mut self, portal: &'a [u8], statement: &'a [u8], unit: usize) {
+        let meaning = self.statement(statement, unit);
+        self.portals.insert(portal, (unit, meaning));
+    }
+
+    fn statement(&self, name: &[u8], unit: usize) -> Meaning {
+        match self.statements.get(name) {
+            None => self.deep(&self.names.statement(name)),
+            Some((parsed, meaning))
+                if *parsed == unit || name.is_empty() || !self.state.prepared().contains_key(name) =>
+            {
+                meaning.clone()
+            }
+            Some(_) => script::unknown(),
+        }
+    }
+
+    fn portal(&self, name: &[u8], unit: usize) -> Meaning {
+        match self.portals.get(name) {
+            None => self.names.portal(name),
+            Some((bound, meaning)) if *bound == unit || meaning.is_none() => meaning.clone(),
+            Some(_) => script::unknown(),
+        }
+    }
+
+    /// SQL EXECUTE runs what protocol-level names stand for, a COMMIT among it.
+    fn deep(&self, meaning: &Meaning) -> Meaning {
+        let commits = |name: &str| {
+            let known = self.names.statement(name.as_bytes());
+            let sent = self.statements.get(name.as_bytes()).and_then(|(_, meaning)| meaning.clone());
+            known.is_some_and(|script| script.may_commit()) || sent.is_some_and(|script| script.may_commit())
+        };
+        let acts = meaning.as_ref().map_or(&[][..], |script| script.acts());
+        if acts.iter().any(|act| matches!(&act.verb, Verb::Execute { name } if commits(name))) {
+            script::unknown()
+        } else {
+            meaning.clone()
+        }
+    }
+}
+
+/// Whether what is open before these units may be committed by one of them.
+fn later_commits(units: &[Unit], walks: &[Walk]) -> bool {
+    let decisive = units.iter().zip(walks).find(|(unit, walk)| walk.commits || unit.rolls_back_first());
+    decisive.is_some_and(|(unit, walk)| walk.commits && !unit.rolls_back_first())
+}
+
+/// `walk`: where the unit may lead. `before`: the transaction in the client's eyes.
+fn judge(unit: &Unit, walk: Walk, before: TxStatus, committed_later: bool, read_only: bool) -> Answer {
+    let begins = !unit.is_only(script::Script::only_begins) && walk.block;
+    let in_block = (before != TxStatus::Idle && !walk.ends) || begins;
+    let status = if in_block { TxStatus::Failed } else { TxStatus::Idle };
+    let say = |word| Answer { word, status };
     if unit.told {
-        return Answer { word: Word::Nothing, status };
+        return say(Word::Nothing);
     }
-    if unit.only_rolls_back && unit.simple {
-        return Answer { word: Word::RolledBack, status: TxStatus::Idle };
+    if unit.is_answered() && !walk.loose && !walk.block && before == TxStatus::Idle && (unit.closed || !walk.portals) {
+        return say(Word::Nothing); // a lone Sync, or a Parse whose statement is carried
     }
-    if unit.acknowledged && status == TxStatus::Idle && !unit.only_begins {
-        return Answer { word: Word::Nothing, status };
+    if unit.is_answered()
+        && unit.begun
+        && !walk.block
+        && (walk.ends || unit.kind == Kind::Simple)
+        && (unit.kind == Kind::Simple || !walk.loose)
+    {
+        return say(Word::Nothing); // a COMMIT, or a simple Query outside a block, is committed when its tag comes
     }
-    if !unit.says && !unit.simple && !in_block {
-        return Answer { word: Word::Nothing, status };
+    if unit.kind == Kind::Simple && unit.is_only(script::Script::only_rolls_back) {
+        return say(Word::RolledBack);
     }
-    let alone = !in_block && !unit.begins && unit.executes;
-    let committed_later = status != TxStatus::Idle && commits(later);
-    let doubtful = !read_only && (alone || (unit.may_commit && before != TxStatus::Failed) || committed_later);
-    let code = if doubtful { Code::CommitUnknown } else { Code::TransactionLost };
-    Answer { word: Word::Error(code), status }
-}
-
-/// Whether the block that is open before `later` may be committed by one of those units.
-fn commits(later: &[Deeds]) -> bool {
-    later.iter().find(|unit| unit.may_commit || unit.rolls_back).is_some_and(|unit| unit.may_commit)
+    let doubtful = !read_only && (walk.may_commit() || committed_later);
+    say(Word::Error(if doubtful { Code::CommitUnknown } else { Code::TransactionLost }))
 }
 
 #[cfg(test)]

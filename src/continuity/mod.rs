@@ -14,11 +14,13 @@
 
 pub mod ask;
 pub mod loss;
+mod names;
 pub mod pins;
 pub mod pipeline;
 pub mod restore;
 pub mod script;
 pub mod state;
+mod walk;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -204,7 +206,13 @@ impl Continuity {
     }
 
     fn fresh_wait(&self, now: Instant) -> Wait {
-        Wait { deadline: now + self.settings.hold, retry: None, backoff: self.settings.retry_first, why: None, held: false }
+        Wait {
+            deadline: now + self.settings.hold,
+            retry: None,
+            backoff: self.settings.retry_first,
+            why: None,
+            held: false,
+        }
     }
 
     /// Looks for a pod: joins it, or holds.
@@ -307,7 +315,11 @@ impl Continuity {
                 let wait = wait.clone();
                 self.seek(wait, world);
             }
-            Stage::Loose | Stage::Holding(_) | Stage::Joining { .. } | Stage::Attached { .. } | Stage::Leaving { .. } => {}
+            Stage::Loose
+            | Stage::Holding(_)
+            | Stage::Joining { .. }
+            | Stage::Attached { .. }
+            | Stage::Leaving { .. } => {}
         }
     }
 

@@ -17,7 +17,8 @@ pub enum Pin {
 
 impl Pin {
     /// Every pin, in alphabetical order.
-    pub const ALL: [Self; 5] = [Self::AdvisoryLock, Self::HeldCursor, Self::Load, Self::StateTooLarge, Self::TempObject];
+    pub const ALL: [Self; 5] =
+        [Self::AdvisoryLock, Self::HeldCursor, Self::Load, Self::StateTooLarge, Self::TempObject];
 
     /// The metric label.
     pub const fn as_str(self) -> &'static str {
@@ -33,7 +34,9 @@ impl Pin {
     /// What the client is told: what it is, and what unpins.
     pub const fn describe(self) -> &'static str {
         match self {
-            Self::AdvisoryLock => "a session advisory lock is held (release it with pg_advisory_unlock, or take transaction-level ones)",
+            Self::AdvisoryLock => {
+                "a session advisory lock is held (release it with pg_advisory_unlock, or take transaction-level ones)"
+            }
             Self::HeldCursor => "a cursor WITH HOLD is open (CLOSE it)",
             Self::Load => "a library was loaded with LOAD (put it into session_preload_libraries)",
             Self::StateTooLarge => "its settings and prepared statements take more than limits.session_state",

@@ -5,54 +5,76 @@
 //! so that a lost backend leaves no request unanswered and none answered twice.
 //! ```text
 //!   sent:   P B D E S   Q   P B E …            replies pop from the left:
-//!           └ unit ─┘ unit └ open unit         1→P  2→B  C/s/I→E  Z→S or Q;  E(rror) drops up to the next S
+//!           └ unit ─┘ unit └ open unit         1→P  2→B  T/n→D  C/s/I→E  3→C  Z→S or Q;  E(rror) drops up to the next S
 //! ```
+//! What a name stands for is looked up when the reply comes: only then it is known which Parse and Bind before it failed.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 use crate::wire::message::{Bind, Parse, Query};
 use crate::wire::{TxStatus, frontend};
 
-use super::loss::Deeds;
-use super::script::{self, Meaning};
+use super::names::Names;
+use super::script::{self, Act, Meaning};
 use super::state::State;
+use super::walk::Walk;
+
+/// Messages in flight at most: beyond, the client waits. A server that answers nothing yet holds back less than 8 kB of
+/// replies, far fewer messages than these, so the wait ends.
+const MOST: usize = 16 * 1024;
 
 /// The replies owed by one backend, and what they will mean for the session.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Pipeline {
     owed: VecDeque<Owed>,
     /// What the last ReadyForQuery said.
     status: TxStatus,
-    statements: BTreeMap<Vec<u8>, Meaning>,
-    portals: BTreeMap<Vec<u8>, Meaning>,
-    copy: Copy,
-    /// The server reports an error once a unit; the rest of the unit is skipped by it.
+    names: Names,
+    /// The server reads CopyData now, and nothing else: it ignores Sync.
+    copying: bool,
+    /// Syncs sent during a COPY. One that ended with an error may have left them for the server's main loop.
+    stray_syncs: usize,
+    /// Extended messages were sent, and no Sync behind them yet.
+    open: bool,
+    /// The error of the unit at the front was reported: the rest of the unit is skipped by the server.
     failed: bool,
-    /// What was executed already in the unit at the front: its COMMIT comes with its Sync.
-    passed: Option<Deeds>,
+    /// What ran already in the unit at the front.
+    walk: Walk,
+    /// A buffer for the next unnamed Parse.
+    spare: Vec<u8>,
+    /// `standard_conforming_strings` is off: where statements end cannot be told.
+    unreadable: bool,
 }
 
 /// One message whose fate is open.
 #[derive(Debug)]
 pub(super) enum Owed {
-    Query { meaning: Meaning, done: usize },
+    Query {
+        meaning: Meaning,
+        done: usize,
+    },
     Call,
-    Parse { name: Vec<u8>, body: Option<Vec<u8>>, meaning: Meaning },
-    Bind,
-    Execute { meaning: Meaning },
-    Close { statement: Option<Vec<u8>> },
+    Parse {
+        name: Vec<u8>,
+        body: Option<Vec<u8>>,
+        meaning: Meaning,
+    },
+    Bind {
+        portal: Vec<u8>,
+        statement: Vec<u8>,
+    },
+    Execute {
+        portal: Vec<u8>,
+    },
+    Close {
+        statement: Option<Vec<u8>>,
+    },
     Describe,
-    /// CopyDone or CopyFail of an extended COPY: no reply of its own, but Syncs before it are not answered.
-    CopyEnd,
+    /// CopyDone or CopyFail: no reply of its own, but it ends a COPY that begins before it.
+    CopyEnd {
+        count: usize,
+    },
     Sync,
-}
-
-/// Whether the server reads CopyData now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Copy {
-    Out,
-    InSimple,
-    InExtended,
 }
 
 /// What a reply says to the relay beyond "pass it on".
@@ -66,29 +88,15 @@ pub enum Note {
     Unexpected,
 }
 
-impl Default for Pipeline {
-    fn default() -> Self {
-        Self {
-            owed: VecDeque::new(),
-            status: TxStatus::Idle,
-            statements: BTreeMap::new(),
-            portals: BTreeMap::new(),
-            copy: Copy::Out,
-            failed: false,
-            passed: None,
-        }
-    }
-}
-
 impl Pipeline {
     /// The transaction status of the last ReadyForQuery.
     pub fn status(&self) -> TxStatus {
         self.status
     }
 
-    /// Every request has been answered.
+    /// Every request has been answered, and no unit is open.
     pub fn is_quiet(&self) -> bool {
-        self.owed.is_empty() && !self.failed
+        self.owed.is_empty() && !self.open
     }
 
     /// Quiet, and outside a transaction: the session may leave its backend here.
@@ -96,54 +104,63 @@ impl Pipeline {
         self.is_quiet() && self.status == TxStatus::Idle
     }
 
+    /// As many messages are in flight as may be.
+    pub fn is_full(&self) -> bool {
+        self.owed.len() >= MOST
+    }
+
     /// How many messages are owed a reply.
     pub fn depth(&self) -> usize {
         self.owed.len()
     }
 
+    /// The server says how it reads strings (ParameterStatus `standard_conforming_strings`).
+    pub fn conforming_strings(&mut self, on: bool) {
+        self.unreadable = !on;
+    }
+
+    /// What a text would do. `cut`: only its beginning is here.
+    pub fn read(&self, text: &[u8], cut: bool) -> Meaning {
+        script::read(text, cut || (self.unreadable && text.contains(&b'\\')))
+    }
+
     /// A simple Query goes out.
-    pub fn query(&mut self, meaning: Meaning, state: &mut State) {
-        state.unnamed_gone();
-        self.owed.push_back(Owed::Query { meaning, done: 0 });
+    pub fn query(&mut self, meaning: Meaning) {
+        self.push_alone(Owed::Query { meaning, done: 0 });
     }
 
     /// A FunctionCall goes out.
     pub fn call(&mut self) {
-        self.owed.push_back(Owed::Call);
+        self.push_alone(Owed::Call);
     }
 
     /// A Parse goes out whole.
-    pub fn parse(&mut self, name: &[u8], text: &[u8], body: &[u8], state: &mut State) {
-        self.push_parse(name, script::read(text, false), body, state);
+    pub fn parse(&mut self, name: &[u8], text: &[u8], body: &[u8], state: &State) {
+        self.push_parse(name, self.read(text, false), body, state);
     }
 
     /// A Parse too large for one buffer begins; its body goes on with [`Self::parse_goes_on`].
-    pub fn parse_begins(&mut self, name: &[u8], text: &[u8], part: &[u8], state: &mut State) {
-        self.push_parse(name, script::read(text, true), part, state);
+    pub fn parse_begins(&mut self, name: &[u8], text: &[u8], part: &[u8], state: &State) {
+        self.push_parse(name, self.read(text, true), part, state);
     }
 
     /// More of the body of the last frame: kept if that is a Parse, while there is room for it.
-    pub fn parse_goes_on(&mut self, part: &[u8], state: &mut State) {
-        let limit = state.limit();
-        let Some(Owed::Parse { name, body, .. }) = self.owed.back_mut() else { return };
-        if name.is_empty() {
-            state.unnamed_goes_on(part);
+    pub fn parse_goes_on(&mut self, part: &[u8], state: &State) {
+        let Some(Owed::Parse { body, .. }) = self.owed.back_mut() else { return };
+        if body.as_ref().is_some_and(|kept| kept.len() + part.len() > state.limit()) {
+            *body = None;
         } else if let Some(kept) = body {
-            if kept.len() + part.len() > limit {
-                *body = None;
-            } else {
-                kept.extend_from_slice(part);
-            }
+            kept.extend_from_slice(part);
         }
     }
 
-    fn push_parse(&mut self, name: &[u8], meaning: Meaning, body: &[u8], state: &mut State) {
-        let kept = if name.is_empty() {
-            state.unnamed_sent(body);
-            None
-        } else {
-            (body.len() <= state.limit()).then(|| body.to_vec())
-        };
+    fn push_parse(&mut self, name: &[u8], meaning: Meaning, body: &[u8], state: &State) {
+        let kept = (body.len() <= state.limit()).then(|| {
+            let mut kept = if name.is_empty() { std::mem::take(&mut self.spare) } else { Vec::new() };
+            kept.clear();
+            kept.extend_from_slice(body);
+            kept
+        });
         self.push(Owed::Parse { name: name.to_vec(), body: kept, meaning });
     }
 
@@ -151,44 +168,21 @@ impl Pipeline {
     pub fn meaning_of(&self, tag: u8, body: Option<&[u8]>) -> Meaning {
         let body = body?;
         match tag {
-            frontend::QUERY => script::read(Query::read(body).ok()?.text, false),
-            frontend::PARSE => script::read(Parse::read(body).ok()?.query, false),
-            frontend::BIND => self.statements.get(Bind::read(body).ok()?.statement).cloned().flatten(),
+            frontend::QUERY => self.read(Query::read(body).ok()?.text, false),
+            frontend::PARSE => self.read(Parse::read(body).ok()?.query, false),
+            frontend::BIND => self.names.statement(Bind::read(body).ok()?.statement),
             _ => None,
         }
     }
 
     /// A Bind goes out.
     pub fn bind(&mut self, portal: &[u8], statement: &[u8]) {
-        // The Parse may itself still be in flight: the newest one of that name counts.
-        let sent = self.owed.iter().rev().find_map(|owed| match owed {
-            Owed::Parse { name, meaning, .. } if name == statement => Some(meaning.clone()),
-            Owed::Parse { .. }
-            | Owed::Query { .. }
-            | Owed::Call
-            | Owed::Bind
-            | Owed::Execute { .. }
-            | Owed::Close { .. }
-            | Owed::Describe
-            | Owed::CopyEnd
-            | Owed::Sync => None,
-        });
-        let meaning = sent.unwrap_or_else(|| self.statements.get(statement).cloned().flatten());
-        match meaning {
-            Some(script) => {
-                self.portals.insert(portal.to_vec(), Some(script));
-            }
-            None => {
-                self.portals.remove(portal);
-            }
-        }
-        self.push(Owed::Bind);
+        self.push(Owed::Bind { portal: portal.to_vec(), statement: statement.to_vec() });
     }
 
     /// An Execute goes out.
     pub fn execute(&mut self, portal: &[u8]) {
-        let meaning = if self.portals.is_empty() { None } else { self.portals.get(portal).cloned().flatten() };
-        self.push(Owed::Execute { meaning });
+        self.push(Owed::Execute { portal: portal.to_vec() });
     }
 
     /// A Describe goes out.
@@ -203,60 +197,91 @@ impl Pipeline {
 
     /// A Sync goes out. Within a COPY FROM the server ignores it (protocol-flow, "COPY Operations").
     pub fn sync(&mut self) {
-        if self.copy != Copy::InExtended {
+        if self.copying {
+            self.stray_syncs += 1;
+        } else {
             self.owed.push_back(Owed::Sync);
+            self.open = false;
         }
     }
 
-    /// CopyDone or CopyFail goes out.
+    /// CopyDone or CopyFail goes out. Outside a COPY the server ignores them.
     pub fn copy_end(&mut self) {
-        if self.copy != Copy::InSimple && !self.owed.is_empty() {
-            self.push(Owed::CopyEnd);
+        if std::mem::take(&mut self.copying) {
+            return;
         }
-        self.copy = Copy::Out;
+        match self.owed.back_mut() {
+            None => {}
+            Some(Owed::CopyEnd { count }) => *count += 1,
+            Some(_) => self.owed.push_back(Owed::CopyEnd { count: 1 }),
+        }
     }
 
     fn push(&mut self, owed: Owed) {
         // After an error the server skips everything up to the next Sync: nothing is owed for it.
-        if !(self.failed && self.owed.is_empty()) {
+        if !self.is_skipping() {
             self.owed.push_back(owed);
+            self.open = true;
         }
+    }
+
+    /// A message that is a unit of its own, or ends the open one.
+    fn push_alone(&mut self, owed: Owed) {
+        if !self.is_skipping() {
+            self.owed.push_back(owed);
+            self.open = false;
+        }
+    }
+
+    fn is_skipping(&self) -> bool {
+        self.failed && self.owed.is_empty()
     }
 
     /// ParseComplete.
     pub fn parse_complete(&mut self, state: &mut State) -> Note {
-        self.skip_to(|owed| matches!(owed, Owed::Parse { .. }));
-        let Some(Owed::Parse { name, body, meaning }) = self.owed.pop_front() else { return Note::Unexpected };
+        let Some(Owed::Parse { name, body, meaning }) = self.take(|owed| matches!(owed, Owed::Parse { .. })) else {
+            return Note::Unexpected;
+        };
         if name.is_empty() {
-            state.unnamed_parsed();
+            self.spare = state.unnamed_parsed(body);
         } else if let Some(body) = body {
             state.parsed(&name, body);
         } else {
             state.overflow();
         }
-        match meaning {
-            Some(script) => {
-                self.statements.insert(name, Some(script));
-            }
-            None => {
-                self.statements.remove(&name);
-            }
-        }
+        self.names.parsed(&name, meaning);
         Note::Plain
     }
 
     /// BindComplete.
     pub fn bind_complete(&mut self) -> Note {
-        self.skip_to(|owed| matches!(owed, Owed::Bind));
-        self.owed.pop_front().map_or(Note::Unexpected, |_| Note::Plain)
+        let Some(Owed::Bind { portal, statement }) = self.take(|owed| matches!(owed, Owed::Bind { .. })) else {
+            return Note::Unexpected;
+        };
+        self.names.bound(&portal, &statement);
+        self.walk.portals = true;
+        Note::Plain
+    }
+
+    /// RowDescription or NoData: the end of the answer to a Describe, or part of the answer to a Query.
+    pub fn described(&mut self) -> Note {
+        match self.front() {
+            Some(Owed::Describe) => {
+                self.owed.pop_front();
+                Note::Plain
+            }
+            Some(Owed::Query { .. }) => Note::Plain,
+            _ => Note::Unexpected,
+        }
     }
 
     /// CloseComplete.
     pub fn close_complete(&mut self, state: &mut State) -> Note {
-        self.skip_to(|owed| matches!(owed, Owed::Close { .. }));
-        let Some(Owed::Close { statement }) = self.owed.pop_front() else { return Note::Unexpected };
+        let Some(Owed::Close { statement }) = self.take(|owed| matches!(owed, Owed::Close { .. })) else {
+            return Note::Unexpected;
+        };
         if let Some(name) = statement {
-            self.statements.remove(&name);
+            self.names.closed(&name);
             state.closed(&name);
         }
         Note::Plain
@@ -264,104 +289,179 @@ impl Pipeline {
 
     /// CommandComplete: what the statement did, it did now.
     pub fn command_complete(&mut self, tag: &[u8], state: &mut State) -> Note {
-        self.skip_to(|owed| matches!(owed, Owed::Execute { .. } | Owed::Query { .. }));
-        match self.owed.front_mut() {
+        let (meaning, at) = match self.front() {
             Some(Owed::Query { meaning, done }) => {
-                ran(meaning, *done, tag, state);
                 *done += 1;
-                self.copy = Copy::Out;
-                Note::Plain
+                (meaning.clone(), *done - 1)
             }
-            Some(Owed::Execute { meaning }) => {
-                ran(meaning, 0, tag, state);
-                self.passed.get_or_insert_default().add(meaning);
+            Some(Owed::Execute { portal }) => {
+                let portal = std::mem::take(portal);
                 self.owed.pop_front();
-                Note::Plain
+                (self.names.portal(&portal), 0)
             }
-            Some(Owed::Call | Owed::Parse { .. } | Owed::Bind | Owed::Close { .. } | Owed::Describe | Owed::CopyEnd | Owed::Sync) | None => {
-                Note::Unexpected
+            _ => return Note::Unexpected,
+        };
+        (self.copying, self.stray_syncs) = (false, 0);
+        self.ran(&meaning, at, tag, state);
+        Note::Plain
+    }
+
+    /// The statement at `at` of this text completed with `tag`.
+    fn ran(&mut self, meaning: &Meaning, at: usize, tag: &[u8], state: &mut State) {
+        let Some(script) = meaning else {
+            self.walk.plain();
+            return;
+        };
+        match script.acts().get(at) {
+            Some(act) if act.fits(tag) => {
+                self.walk.step(act);
+                self.names.ran(act);
+                state.completed(act, tag);
             }
+            Some(_) | None => {
+                (self.walk.commits, self.walk.loose) = (true, true);
+                state.ran_unseen();
+            }
+        }
+        if script.is_cut() {
+            (self.walk.commits, self.walk.loose) = (true, true);
+            state.ran_unseen();
         }
     }
 
-    /// EmptyQueryResponse or PortalSuspended: an Execute is answered, nothing was completed.
-    pub fn execute_answered(&mut self) -> Note {
-        self.skip_to(|owed| matches!(owed, Owed::Execute { .. } | Owed::Query { .. }));
-        match self.owed.front() {
-            Some(Owed::Execute { meaning }) => {
-                self.passed.get_or_insert_default().add(meaning);
+    /// EmptyQueryResponse: there was nothing to run.
+    pub fn nothing_ran(&mut self) -> Note {
+        match self.front() {
+            Some(Owed::Query { done, .. }) => *done += 1,
+            Some(Owed::Execute { .. }) => {
                 self.owed.pop_front();
-                Note::Plain
             }
-            Some(Owed::Query { .. }) => Note::Plain,
-            Some(Owed::Call | Owed::Parse { .. } | Owed::Bind | Owed::Close { .. } | Owed::Describe | Owed::CopyEnd | Owed::Sync) | None => {
-                Note::Unexpected
-            }
+            _ => return Note::Unexpected,
         }
+        Note::Plain
+    }
+
+    /// PortalSuspended: the rows asked for are there, more are left.
+    pub fn suspended(&mut self, state: &mut State) -> Note {
+        let Some(Owed::Execute { portal }) = self.take(|owed| matches!(owed, Owed::Execute { .. })) else {
+            return Note::Unexpected;
+        };
+        self.walk.plain();
+        if self.names.portal(&portal).is_some() {
+            state.ran_unseen();
+        }
+        Note::Plain
     }
 
     /// CopyInResponse: until CopyDone or CopyFail the server takes CopyData, and ignores Sync.
     pub fn copy_in(&mut self) -> Note {
-        self.skip_to(|owed| matches!(owed, Owed::Execute { .. } | Owed::Query { .. }));
-        match self.owed.front() {
-            Some(Owed::Query { .. }) => self.copy = Copy::InSimple,
-            Some(Owed::Execute { .. }) => {
-                let end = self.owed.iter().position(|owed| matches!(owed, Owed::CopyEnd));
-                let until = end.unwrap_or(self.owed.len());
-                let mut at = 0;
-                self.owed.retain(|owed| {
-                    at += 1;
-                    at > until || !matches!(owed, Owed::Sync)
-                });
-                self.copy = if end.is_some() { Copy::Out } else { Copy::InExtended };
+        if !matches!(self.front(), Some(Owed::Query { .. } | Owed::Execute { .. })) {
+            return Note::Unexpected;
+        }
+        let end = self.owed.iter().position(|owed| matches!(owed, Owed::CopyEnd { .. }));
+        let until = end.unwrap_or(self.owed.len());
+        let (before, mut at) = (self.owed.len(), 0);
+        self.owed.retain(|owed| {
+            at += 1;
+            at > until || !matches!(owed, Owed::Sync)
+        });
+        let ignored = before - self.owed.len();
+        self.stray_syncs += ignored;
+        if let Some(end) = end {
+            let last = match self.owed.get_mut(end - ignored) {
+                Some(Owed::CopyEnd { count }) => {
+                    *count -= 1;
+                    *count == 0
+                }
+                _ => false,
+            };
+            if last {
+                self.owed.remove(end - ignored);
             }
-            Some(Owed::Call | Owed::Parse { .. } | Owed::Bind | Owed::Close { .. } | Owed::Describe | Owed::CopyEnd | Owed::Sync) | None => {
-                return Note::Unexpected;
-            }
+        }
+        self.copying = end.is_none();
+        if matches!(self.owed.front(), Some(Owed::Execute { .. })) {
+            self.open = !self.owed.iter().any(|owed| matches!(owed, Owed::Sync | Owed::Query { .. } | Owed::Call));
         }
         Note::Plain
     }
 
     /// ErrorResponse that does not end the connection. `false`: no request is in flight.
     pub fn error(&mut self, state: &mut State) -> bool {
-        let Some(front) = self.owed.front() else { return false };
-        let simple = matches!(front, Owed::Query { .. } | Owed::Call);
-        if matches!(front, Owed::Parse { name, .. } if name.is_empty()) {
-            state.unnamed_gone();
-        }
+        let open = self.open;
+        let simple = match self.front() {
+            Some(Owed::Query { meaning, done }) => {
+                state.unnamed_gone();
+                // The last statement of a text is answered after its commit: a PREPARE may have run, and the commit failed.
+                if meaning.as_ref().and_then(|script| script.acts().get(*done)).is_some_and(Act::outlives_rollback) {
+                    state.ran_unseen();
+                }
+                true
+            }
+            Some(Owed::Call) => true,
+            Some(Owed::Parse { name, .. }) => {
+                if name.is_empty() {
+                    state.unnamed_gone();
+                }
+                false
+            }
+            Some(_) => false,
+            None if open => false,
+            None => return false,
+        };
         state.failed();
-        self.copy = Copy::Out;
+        self.copying = false;
+        self.failed = true;
+        self.walk.dead = self.walk.block;
+        self.walk.loose = false;
         if !simple {
-            self.failed = true;
-            self.skip_to(|owed| matches!(owed, Owed::Sync));
+            while self.owed.front().is_some_and(|owed| !matches!(owed, Owed::Sync)) {
+                self.owed.pop_front();
+            }
+            self.open |= self.owed.is_empty();
         }
         true
     }
 
     /// ReadyForQuery: a unit ended.
     pub fn ready(&mut self, status: TxStatus, state: &mut State) -> Note {
-        self.skip_to(|owed| matches!(owed, Owed::Sync | Owed::Query { .. } | Owed::Call));
-        if self.owed.pop_front().is_none() {
-            return Note::Unexpected;
+        let stray = self.stray_syncs > 0;
+        match self.front() {
+            Some(Owed::Query { .. }) => state.unnamed_gone(),
+            Some(Owed::Sync | Owed::Call) => {}
+            None if stray => self.stray_syncs -= 1,
+            _ => return Note::Unexpected,
         }
-        if self.owed.iter().all(|owed| matches!(owed, Owed::CopyEnd)) {
+        self.owed.pop_front();
+        if self.owed.iter().all(|owed| matches!(owed, Owed::CopyEnd { .. })) {
             self.owed.clear();
         }
         self.failed = false;
-        self.passed = None;
-        self.copy = Copy::Out;
-        self.status = status;
-        if status == TxStatus::Idle && !self.portals.is_empty() && self.owed.is_empty() {
-            self.portals.clear(); // portals live no longer than their transaction
+        self.copying = false;
+        self.settle(status);
+        if status == TxStatus::Idle {
+            self.names.transaction_ended();
         }
         state.ready(status);
         Note::Ready(status)
     }
 
-    fn skip_to(&mut self, wanted: impl Fn(&Owed) -> bool) {
-        while self.owed.front().is_some_and(|owed| !wanted(owed)) {
+    /// The message that the next reply is for.
+    fn front(&mut self) -> Option<&mut Owed> {
+        while matches!(self.owed.front(), Some(Owed::CopyEnd { .. })) {
             self.owed.pop_front();
         }
+        self.owed.front_mut()
+    }
+
+    fn take(&mut self, wanted: impl Fn(&Owed) -> bool) -> Option<Owed> {
+        if self.front().is_some_and(|owed| wanted(owed)) { self.owed.pop_front() } else { None }
+    }
+
+    /// A unit was answered without the backend: this is the status the client was told.
+    pub fn settle(&mut self, status: TxStatus) {
+        self.status = status;
+        self.walk = Walk::from(status);
     }
 
     pub(super) fn owed(&self) -> &VecDeque<Owed> {
@@ -372,33 +472,26 @@ impl Pipeline {
         self.failed
     }
 
-    /// A unit was answered without the backend: this is the status the client was told.
-    pub fn settle(&mut self, status: TxStatus) {
-        self.status = status;
+    pub(super) fn is_open(&self) -> bool {
+        self.open
+    }
+
+    pub(super) fn walk(&self) -> Walk {
+        self.walk
+    }
+
+    pub(super) fn names(&self) -> &Names {
+        &self.names
     }
 
     /// The backend is gone: forget what it owed. What its statements mean stays, they are prepared again elsewhere.
     pub(super) fn clear(&mut self, status: TxStatus) {
         self.owed.clear();
-        self.portals.clear();
-        self.failed = false;
-        self.passed = None;
-        self.copy = Copy::Out;
-        self.status = status;
-    }
-
-    pub(super) fn passed(&self) -> Option<Deeds> {
-        self.passed
+        self.names.transaction_ended();
+        (self.failed, self.open, self.copying, self.stray_syncs) = (false, false, false, 0);
+        self.settle(status);
     }
 }
 
-/// The statement at `at` of this text completed with `tag`.
-fn ran(meaning: &Meaning, at: usize, tag: &[u8], state: &mut State) {
-    let Some(script) = meaning else { return };
-    if let Some(act) = script.acts().get(at) {
-        state.completed(act, tag);
-    }
-    if script.is_cut() {
-        state.ran_unseen();
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -9,13 +9,16 @@ use std::collections::VecDeque;
 use bytes::BytesMut;
 
 use crate::wire::message::write::frontend as write;
-use crate::wire::message::{ErrorFields, Parse, ReadyForQuery};
+use crate::wire::message::{ErrorFields, Parse, ReadyForQuery, Target};
 use crate::wire::{TxStatus, backend};
 
 use super::state::{Prepared, Setting, State};
 
-/// The savepoint that never was: rolling back to it makes PostgreSQL itself hold the transaction aborted.
-const LOST: &str = "ROLLBACK TO SAVEPOINT pgmoor_transaction_lost";
+/// A statement that never was: to bind it makes PostgreSQL itself hold the transaction aborted.
+const LOST: &str = "pgmoor_transaction_lost";
+
+/// The name a BEGIN has while it is run.
+const BEGIN: &str = "pgmoor_begin";
 
 /// The requests, and what is expected back.
 #[derive(Debug)]
@@ -53,8 +56,7 @@ impl Restore {
         restore.statements(state);
         restore.channels(state);
         if aborted {
-            restore.query("BEGIN", Step::Must("a transaction"));
-            restore.query(LOST, Step::Abort);
+            restore.abort();
         }
         restore
     }
@@ -71,15 +73,16 @@ impl Restore {
 
     fn settings(&mut self, state: &State) {
         let settled = state.settled();
-        let (path, rest): (Vec<_>, Vec<_>) = settled.settings.iter().partition(|(name, _)| name.as_str() == "search_path");
-        let mut sql = String::new();
+        let (path, rest): (Vec<_>, Vec<_>) =
+            settled.settings.iter().partition(|(name, _)| name.as_str() == "search_path");
+        let mut sql = Vec::new();
         for (name, setting) in path.into_iter().chain(rest) {
             append(&mut sql, name, setting);
         }
         if !sql.is_empty() {
             self.query(&sql, Step::Must("a setting"));
         }
-        let mut sql = String::new();
+        let mut sql = Vec::new();
         if let Some(setting) = &settled.authorization {
             append(&mut sql, "session_authorization", setting);
         }
@@ -108,7 +111,7 @@ impl Restore {
             sql.push(';');
         }
         if !sql.is_empty() {
-            self.query(&sql, Step::Must("a channel"));
+            self.query(sql.as_bytes(), Step::Must("a channel"));
         }
         // The unnamed statement comes last: every simple query above would have ended it.
         if let Some(body) = state.unnamed() {
@@ -116,7 +119,20 @@ impl Restore {
         }
     }
 
-    fn query(&mut self, sql: &str, step: Step) {
+    /// An aborted transaction. By the extended protocol, under names of its own: the unnamed statement stays.
+    fn abort(&mut self) {
+        write::parse(&mut self.packet, BEGIN, "BEGIN", &[]);
+        write::bind(&mut self.packet, "", BEGIN, &[]);
+        write::execute(&mut self.packet, "", 0);
+        write::close(&mut self.packet, Target::Statement, BEGIN);
+        write::sync(&mut self.packet);
+        self.steps.push_back(Step::Must("a transaction"));
+        write::bind(&mut self.packet, "", LOST, &[]);
+        write::sync(&mut self.packet);
+        self.steps.push_back(Step::Abort);
+    }
+
+    fn query(&mut self, sql: &[u8], step: Step) {
         write::query(&mut self.packet, sql);
         self.steps.push_back(step);
     }
@@ -159,21 +175,18 @@ impl Restore {
     }
 }
 
-fn append(sql: &mut String, name: &str, setting: &Setting) {
+fn append(sql: &mut Vec<u8>, name: &str, setting: &Setting) {
     match setting {
         Setting::Statement(text) => {
-            sql.push_str(text.trim_end_matches([';', ' ', '\n']));
-            sql.push('\n'); // a trailing "--" comment must not swallow the next one
+            sql.extend_from_slice(text);
+            sql.push(b'\n'); // a trailing "--" comment must not swallow the next one
         }
         Setting::Value(value) => {
-            sql.push_str("SELECT pg_catalog.set_config(");
-            sql.push_str(&literal(name));
-            sql.push(',');
-            sql.push_str(&literal(value));
-            sql.push_str(",false)");
+            let (name, value) = (literal(name), literal(value));
+            sql.extend_from_slice(format!("SELECT pg_catalog.set_config({name},{value},false)").as_bytes());
         }
     }
-    sql.push(';');
+    sql.push(b';');
 }
 
 /// `text` between quotes of this kind, those inside doubled.

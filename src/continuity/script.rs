@@ -20,7 +20,7 @@ pub struct Act {
     /// Calls in it that may change session state.
     pub hints: Hints,
     /// Its text, kept only where it would be run again to restore the state.
-    pub text: String,
+    pub text: Vec<u8>,
 }
 
 /// What is known of a text: nothing to see, or a script. Shared by the statement, its portals and what is in flight.
@@ -35,12 +35,13 @@ pub fn read(text: &[u8], cut: bool) -> Meaning {
     let acts: Vec<Act> = sql::statements(text)
         .map(|statement| {
             let verb = statement.verb();
-            let text = if is_rerun(&verb) { String::from_utf8_lossy(statement.text()).into_owned() } else { String::new() };
+            let text = if is_rerun(&verb) { statement.text().to_vec() } else { Vec::new() };
             Act { hints: statement.hints(), verb, text }
         })
         .filter(|act| act.verb != Verb::Empty)
         .collect();
-    let dull = acts.len() <= 1 && acts.iter().all(|act| matches!(act.verb, Verb::Read | Verb::Write) && act.hints.is_empty());
+    let dull =
+        acts.len() <= 1 && acts.iter().all(|act| matches!(act.verb, Verb::Read | Verb::Write) && act.hints.is_empty());
     (!dull || cut).then(|| Arc::new(Script { acts, cut }))
 }
 
@@ -72,11 +73,6 @@ impl Script {
         self.cut || self.acts.iter().any(|act| matches!(act.verb, Verb::Commit { .. } | Verb::PrepareTransaction))
     }
 
-    /// A statement that begins an explicit transaction.
-    pub fn begins(&self) -> bool {
-        self.acts.iter().any(|act| matches!(act.verb, Verb::Begin))
-    }
-
     /// Nothing but a BEGIN.
     pub fn only_begins(&self) -> bool {
         matches!(self.acts.as_slice(), [Act { verb: Verb::Begin, .. }]) && !self.cut
@@ -86,11 +82,62 @@ impl Script {
     pub fn only_rolls_back(&self) -> bool {
         matches!(self.acts.as_slice(), [Act { verb: Verb::Rollback { chain: false }, .. }]) && !self.cut
     }
+}
 
-    /// A ROLLBACK of the whole transaction is among the statements.
-    pub fn rolls_back(&self) -> bool {
-        self.acts.iter().any(|act| matches!(act.verb, Verb::Rollback { .. }))
+impl Act {
+    /// Whether what it does stays, although its transaction is rolled back.
+    pub fn outlives_rollback(&self) -> bool {
+        matches!(self.verb, Verb::Prepare { .. } | Verb::Deallocate { .. } | Verb::Load) || !self.hints.is_empty()
     }
+
+    /// Whether a statement of this kind ends with this command tag. If not, we and the server do not speak of the same one.
+    pub fn fits(&self, tag: &[u8]) -> bool {
+        let begins = |words: &[&str]| words.iter().any(|word| tag.starts_with(word.as_bytes()));
+        match &self.verb {
+            Verb::Begin => begins(&["BEGIN", "START TRANSACTION"]),
+            Verb::Commit { .. } => tag == b"COMMIT" || tag == b"ROLLBACK",
+            Verb::PrepareTransaction => tag == b"PREPARE TRANSACTION" || tag == b"ROLLBACK",
+            Verb::Rollback { .. } | Verb::RollbackTo { .. } => tag == b"ROLLBACK",
+            Verb::Savepoint { .. } => tag == b"SAVEPOINT",
+            Verb::Release { .. } => tag == b"RELEASE",
+            Verb::SetTransaction => begins(&["SET"]),
+            Verb::Set { .. } | Verb::SetRole { .. } | Verb::SetSessionAuthorization { .. } => begins(&["SET", "RESET"]),
+            Verb::SetCharacteristics => tag == b"SET",
+            Verb::Reset { .. } | Verb::ResetAll => tag == b"RESET",
+            Verb::Discard(_) => begins(&["DISCARD"]),
+            Verb::Listen { .. } => tag == b"LISTEN",
+            Verb::Unlisten { .. } => tag == b"UNLISTEN",
+            Verb::Prepare { .. } => tag == b"PREPARE",
+            Verb::Deallocate { .. } => begins(&["DEALLOCATE"]),
+            Verb::DeclareCursor { .. } => tag == b"DECLARE CURSOR",
+            Verb::CloseCursor { .. } => begins(&["CLOSE CURSOR"]),
+            Verb::Load => tag == b"LOAD",
+            Verb::FinishPrepared => begins(&["COMMIT PREPARED", "ROLLBACK PREPARED"]),
+            Verb::Read
+            | Verb::Write
+            | Verb::Execute { .. }
+            | Verb::Fetch
+            | Verb::CopyIn
+            | Verb::CopyOut
+            | Verb::Call
+            | Verb::Do => {
+                !matches!(tag, b"BEGIN" | b"COMMIT" | b"ROLLBACK" | b"PREPARE TRANSACTION")
+                    && !begins(&["DISCARD", "DEALLOCATE"])
+            }
+            Verb::CreateTemp | Verb::Drop => !matches!(tag, b"BEGIN" | b"COMMIT" | b"ROLLBACK"),
+            Verb::Empty => false,
+        }
+    }
+}
+
+/// What may do anything.
+pub(super) fn unknown() -> Meaning {
+    Some(Arc::new(Script { acts: Vec::new(), cut: true }))
+}
+
+/// A text of this one statement.
+pub(super) fn of(act: Act) -> Arc<Script> {
+    Arc::new(Script { acts: vec![act], cut: false })
 }
 
 #[cfg(test)]
@@ -98,7 +145,8 @@ mod tests {
     use super::*;
 
     fn verbs(text: &str) -> Vec<Verb> {
-        read(text.as_bytes(), false).map_or_else(Vec::new, |script| script.acts().iter().map(|act| act.verb.clone()).collect())
+        read(text.as_bytes(), false)
+            .map_or_else(Vec::new, |script| script.acts().iter().map(|act| act.verb.clone()).collect())
     }
 
     #[test]
@@ -122,7 +170,7 @@ mod tests {
     #[test]
     fn only_what_is_run_again_keeps_its_text() {
         let script = read(b"SET a.b = 'c'; SET LOCAL x.y = 'z'; LISTEN c", false).unwrap();
-        let texts: Vec<&str> = script.acts().iter().map(|act| act.text.trim()).collect();
-        assert_eq!(texts, ["SET a.b = 'c'", "", ""]);
+        let texts: Vec<&[u8]> = script.acts().iter().map(|act| act.text.trim_ascii()).collect();
+        assert_eq!(texts, [b"SET a.b = 'c'".as_slice(), b"", b""]);
     }
 }

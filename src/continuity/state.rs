@@ -14,10 +14,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::wire::TxStatus;
+use crate::wire::message::Parse;
 use crate::wire::sql::{self, Discard, Scope, Setting as Value, Verb};
 
+use super::names::clip;
 use super::pins::{Pin, Pins};
 use super::script::Act;
+
+/// Settings that end with the transaction they are set in, whatever the scope of the SET.
+const OF_A_TRANSACTION: [&str; 3] = ["transaction_deferrable", "transaction_isolation", "transaction_read_only"];
+
+/// Open savepoints at most; beyond, the session is pinned.
+const MOST_MARKS: usize = 4096;
+
+/// How many times its limit a session's open savepoints may remember.
+const MOST_COPIES: usize = 4;
 
 /// Everything that would have to be carried to another backend.
 #[derive(Clone, Debug)]
@@ -30,6 +41,12 @@ pub struct State {
     doubt: bool,
     /// Inside BEGIN … COMMIT, where an error undoes nothing by itself.
     in_block: bool,
+    /// That block has failed: when it is left without a word, everything in it is undone.
+    broken: bool,
+    /// DISCARD TEMP ran, and is not committed.
+    discarding: bool,
+    /// Bytes of marks that differ from what they were made of.
+    copies: usize,
     weight: usize,
     limit: usize,
 }
@@ -51,7 +68,7 @@ pub struct Transactional {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Setting {
     /// By the client's own statement, word for word.
-    Statement(String),
+    Statement(Vec<u8>),
     /// By its canonical value, as the server told it.
     Value(String),
 }
@@ -62,7 +79,7 @@ pub enum Prepared {
     /// By a Parse message: its body, as the client sent it.
     Protocol(Vec<u8>),
     /// By SQL `PREPARE`: its text.
-    Sql(String),
+    Sql(Vec<u8>),
 }
 
 #[derive(Clone, Debug)]
@@ -89,6 +106,9 @@ impl State {
             pins: Pins::default(),
             doubt: false,
             in_block: false,
+            broken: false,
+            discarding: false,
+            copies: 0,
             weight: 0,
             limit,
         }
@@ -129,32 +149,15 @@ impl State {
         self.doubt = false;
     }
 
-    /// A Parse for the unnamed statement goes out: it replaces what was there, whatever becomes of it.
-    pub fn unnamed_sent(&mut self, body: &[u8]) {
-        self.unnamed.alive = false;
-        self.unnamed.body.clear();
-        if body.len() <= self.limit {
-            self.unnamed.body.extend_from_slice(body);
-        }
-    }
-
-    /// More of the body of the Parse for the unnamed statement.
-    pub fn unnamed_goes_on(&mut self, part: &[u8]) {
-        if self.unnamed.body.is_empty() || self.unnamed.body.len() + part.len() > self.limit {
-            self.unnamed.body.clear(); // too large to carry: it will not be there after a move
-        } else {
-            self.unnamed.body.extend_from_slice(part);
-        }
-    }
-
     /// Bytes remembered at most.
     pub fn limit(&self) -> usize {
         self.limit
     }
 
-    /// ParseComplete for the unnamed statement.
-    pub fn unnamed_parsed(&mut self) {
-        self.unnamed.alive = !self.unnamed.body.is_empty();
+    /// ParseComplete for the unnamed statement; `None`: its body is too large to carry. Gives back the old body, for reuse.
+    pub fn unnamed_parsed(&mut self, body: Option<Vec<u8>>) -> Vec<u8> {
+        self.unnamed.alive = body.is_some();
+        std::mem::replace(&mut self.unnamed.body, body.unwrap_or_default())
     }
 
     /// A simple query, or an error in Parse, ends the unnamed statement.
@@ -164,7 +167,7 @@ impl State {
 
     /// ParseComplete for a named statement.
     pub fn parsed(&mut self, name: &[u8], body: Vec<u8>) {
-        self.remember(name, Prepared::Protocol(body));
+        self.remember(clip(name), Prepared::Protocol(body));
     }
 
     /// CloseComplete for a statement.
@@ -172,7 +175,7 @@ impl State {
         if name.is_empty() {
             self.unnamed_gone();
         } else {
-            self.forget(name);
+            self.forget(clip(name));
         }
     }
 
@@ -188,10 +191,9 @@ impl State {
         }
         match &act.verb {
             Verb::Begin => self.begin(),
-            Verb::Commit { .. } | Verb::PrepareTransaction if tag == b"ROLLBACK" => self.end(false, true),
-            Verb::Commit { chain } => self.end(*chain, false),
+            Verb::Commit { chain } => self.end(*chain, tag == b"ROLLBACK"),
+            Verb::PrepareTransaction => self.end(false, tag == b"ROLLBACK"),
             Verb::Rollback { chain } => self.end(*chain, true),
-            Verb::PrepareTransaction => self.end(false, false),
             Verb::Savepoint { name } => self.mark(Some(name.clone())),
             Verb::Release { name } => self.release(name),
             Verb::RollbackTo { savepoint } => self.roll_back_to(savepoint),
@@ -201,11 +203,14 @@ impl State {
             Verb::Deallocate { name: None } => self.forget_all(),
             Verb::Execute { name } => self.doubt |= self.is_loud(name.as_bytes()),
             Verb::DeclareCursor { hold: true, .. } => self.pins.insert(Pin::HeldCursor),
-            Verb::CreateTemp => self.pins.insert(Pin::TempObject),
+            Verb::CreateTemp => {
+                self.discarding = false;
+                self.pins.insert(Pin::TempObject);
+            }
             Verb::Load => self.pins.insert(Pin::Load),
             Verb::CloseCursor { .. } => self.doubt |= self.pins.has(Pin::HeldCursor),
             Verb::Drop => self.doubt |= self.pins.has(Pin::TempObject),
-            Verb::Do => self.doubt = true,
+            Verb::Do | Verb::Call => self.doubt = true,
             Verb::Set { .. }
             | Verb::SetRole { .. }
             | Verb::SetSessionAuthorization { .. }
@@ -220,7 +225,6 @@ impl State {
             | Verb::Fetch
             | Verb::CopyIn
             | Verb::CopyOut
-            | Verb::Call
             | Verb::Read
             | Verb::Write
             | Verb::Empty => {}
@@ -231,21 +235,29 @@ impl State {
     fn set(&mut self, act: &Act) {
         let again = || Setting::Statement(act.text.clone());
         match &act.verb {
-            Verb::Set { scope: Scope::Session, name, value: Value::Default } | Verb::Reset { name } => self.change(|now| {
-                now.settings.remove(name);
-            }),
+            Verb::Set { scope: Scope::Session, name, .. } if OF_A_TRANSACTION.contains(&name.as_str()) => {}
+            Verb::Set { scope: Scope::Session, name, value: Value::Default } | Verb::Reset { name } => {
+                self.change(|now| {
+                    now.settings.remove(name);
+                })
+            }
             Verb::Set { scope: Scope::Session, name, value: Value::Values(_) | Value::Raw(_) } => self.change(|now| {
                 now.settings.insert(name.clone(), again());
             }),
-            Verb::SetRole { scope: Scope::Session, role } => self.change(|now| now.role = role.as_ref().map(|_| again())),
+            Verb::SetRole { scope: Scope::Session, role } => {
+                self.change(|now| now.role = role.as_ref().map(|_| again()))
+            }
             Verb::SetSessionAuthorization { scope: Scope::Session, user } => self.change(|now| {
                 now.authorization = user.as_ref().map(|_| again());
                 now.role = None;
             }),
             Verb::SetCharacteristics => {
-                self.doubt = true; // it sets several settings: until asked, the statements are run again in turn
+                let set = characteristics(&act.text);
+                self.doubt |= set.is_empty();
                 self.change(|now| {
-                    now.settings.insert(act.text.clone(), again());
+                    for (name, value) in set {
+                        now.settings.insert(name.to_owned(), Setting::Value(value.to_owned()));
+                    }
                 });
             }
             Verb::ResetAll => self.change(|now| now.settings.clear()),
@@ -267,39 +279,54 @@ impl State {
 
     /// An error: what the implicit transaction did so far is undone; an explicit one waits for its ROLLBACK.
     pub fn failed(&mut self) {
-        if !self.in_block {
+        self.discarding = false;
+        if self.in_block {
+            self.broken = true;
+        } else {
             self.roll_back();
         }
     }
 
     /// ReadyForQuery: outside a transaction nothing is left to be undone.
     pub fn ready(&mut self, status: TxStatus) {
-        self.in_block = status != TxStatus::Idle;
-        if !self.in_block {
-            self.marks.clear();
+        if status == TxStatus::Idle {
+            if self.broken {
+                self.roll_back(); // its COMMIT failed
+            }
+            if std::mem::take(&mut self.discarding) {
+                self.pins.remove(Pin::TempObject);
+            }
+            self.unmark();
         }
+        self.in_block = status != TxStatus::Idle;
+        self.broken = status == TxStatus::Failed;
     }
 
     /// The backend is gone, and the open transaction with it.
     pub fn transaction_lost(&mut self) {
         self.roll_back();
-        self.in_block = false;
+        (self.in_block, self.broken, self.discarding) = (false, false, false);
     }
 
     /// The backend was asked: its answer is the truth.
     pub fn learn(&mut self, truth: Transactional, statements: BTreeMap<String, String>, pins: Pins) {
         self.doubt = false;
         self.now = Arc::new(truth);
-        self.marks.clear();
-        let told = |name: &[u8]| std::str::from_utf8(name).is_ok_and(|name| statements.contains_key(name));
+        self.unmark();
+        // A name that is not UTF-8 cannot have been told: it is taken to be there.
+        let told = |name: &[u8]| std::str::from_utf8(name).map_or(true, |name| statements.contains_key(name));
         let gone: Vec<Vec<u8>> = self.prepared.keys().filter(|name| !told(name)).cloned().collect();
         for name in gone {
             self.forget(&name);
         }
         for (name, text) in statements {
-            // Protocol-level ones are known from the wire; the server shows those of SQL with their whole text.
-            if !self.prepared.contains_key(name.as_bytes()) && text.trim_start().get(..7).is_some_and(|word| word.eq_ignore_ascii_case("prepare")) {
-                self.remember(name.as_bytes(), Prepared::Sql(text));
+            // Protocol-level ones are known from the wire. Of SQL the server shows the whole text that a PREPARE was part of.
+            let is_it = |verb: Verb| matches!(verb, Verb::Prepare { name: other } if other == name);
+            if !self.prepared.contains_key(name.as_bytes())
+                && let Some(statement) =
+                    sql::statements(text.as_bytes()).filter(|statement| is_it(statement.verb())).last()
+            {
+                self.remember(name.as_bytes(), Prepared::Sql(statement.text().to_vec()));
             }
         }
         self.pins = self.pins.corrected(pins);
@@ -319,8 +346,13 @@ impl State {
         if self.marks.is_empty() {
             self.mark(None);
         }
+        if Arc::strong_count(&self.now) > 1 {
+            self.copies += self.now.weight();
+        }
+        let before = Arc::clone(&self.now);
         edit(Arc::make_mut(&mut self.now));
-        if self.now.weight() > self.limit {
+        if self.now.weight() > self.limit || self.copies > MOST_COPIES * self.limit {
+            self.now = before;
             self.overflow();
         }
     }
@@ -334,6 +366,9 @@ impl State {
         if savepoint.is_none() && !self.marks.is_empty() {
             return; // BEGIN after other statements of one batch: their implicit transaction becomes the block.
         }
+        if self.marks.len() >= MOST_MARKS {
+            return self.overflow();
+        }
         self.marks.push(Mark { savepoint, before: Arc::clone(&self.now) });
     }
 
@@ -341,8 +376,8 @@ impl State {
         if undo {
             self.roll_back();
         }
-        self.marks.clear();
-        self.in_block = false;
+        self.unmark();
+        (self.in_block, self.broken) = (false, false);
         if chain {
             self.begin();
         }
@@ -352,9 +387,16 @@ impl State {
         if let Some(mark) = self.marks.drain(..).next() {
             self.now = mark.before;
         }
+        self.unmark();
+    }
+
+    fn unmark(&mut self) {
+        self.marks.clear();
+        self.copies = 0;
     }
 
     fn roll_back_to(&mut self, savepoint: &str) {
+        self.broken = false;
         if let Some(at) = self.position(savepoint) {
             self.marks.truncate(at + 1);
             if let Some(mark) = self.marks.last() {
@@ -377,31 +419,33 @@ impl State {
         match what {
             Discard::All => {
                 self.now = Arc::default();
-                self.marks.clear();
+                self.unmark();
                 self.forget_all();
                 self.pins.unpin_discarded();
                 self.doubt = false;
             }
-            Discard::Temp => self.pins.remove(Pin::TempObject),
+            Discard::Temp if self.in_block => self.doubt = true,
+            Discard::Temp => self.discarding = true,
             Discard::Plans | Discard::Sequences => {}
         }
     }
 
     fn remember(&mut self, name: &[u8], prepared: Prepared) {
-        self.weight += name.len() + prepared.weight();
-        if self.weight > self.limit {
-            self.overflow();
+        self.forget(name);
+        let weight = name.len() + prepared.weight();
+        if self.weight + weight > self.limit {
+            return self.overflow();
         }
-        if let Some(old) = self.prepared.insert(name.to_vec(), prepared) {
-            self.weight -= name.len() + old.weight();
-        }
+        self.weight += weight;
+        self.prepared.insert(name.to_vec(), prepared);
     }
 
     /// A statement prepared by SQL in whose text calls were seen that may change the session.
     fn is_loud(&self, name: &[u8]) -> bool {
         match self.prepared.get(name) {
-            Some(Prepared::Sql(text)) => sql::statements(text.as_bytes()).any(|statement| !statement.hints().is_empty()),
-            Some(Prepared::Protocol(_)) | None => false,
+            Some(Prepared::Sql(text)) => sql::statements(text).any(|statement| !statement.hints().is_empty()),
+            Some(Prepared::Protocol(body)) => Parse::read(body).is_ok_and(|parse| !sql::glance(parse.query)),
+            None => false,
         }
     }
 
@@ -412,23 +456,52 @@ impl State {
     }
 
     fn forget_all(&mut self) {
-        self.prepared.clear();
-        self.unnamed_gone();
+        self.prepared.clear(); // the unnamed one stays, as in PostgreSQL
         self.weight = 0;
     }
+}
+
+/// What SET SESSION CHARACTERISTICS AS TRANSACTION sets.
+fn characteristics(text: &[u8]) -> Vec<(&'static str, &'static str)> {
+    let text = String::from_utf8_lossy(text).to_ascii_lowercase();
+    let words: Vec<&str> =
+        text.split(|letter: char| !letter.is_ascii_alphabetic()).filter(|word| !word.is_empty()).collect();
+    let Some(at) = words.iter().position(|word| *word == "transaction") else { return Vec::new() };
+    let mut set = Vec::new();
+    let mut words = &words[at + 1..];
+    while !words.is_empty() {
+        let (count, name, value) = match words {
+            ["isolation", "level", "serializable", ..] => (3, "default_transaction_isolation", "serializable"),
+            ["isolation", "level", "repeatable", "read", ..] => (4, "default_transaction_isolation", "repeatable read"),
+            ["isolation", "level", "read", "committed", ..] => (4, "default_transaction_isolation", "read committed"),
+            ["isolation", "level", "read", "uncommitted", ..] => {
+                (4, "default_transaction_isolation", "read uncommitted")
+            }
+            ["read", "only", ..] => (2, "default_transaction_read_only", "on"),
+            ["read", "write", ..] => (2, "default_transaction_read_only", "off"),
+            ["not", "deferrable", ..] => (2, "default_transaction_deferrable", "off"),
+            ["deferrable", ..] => (1, "default_transaction_deferrable", "on"),
+            _ => return Vec::new(), // a comment between the words: ask
+        };
+        set.push((name, value));
+        words = &words[count..];
+    }
+    set
 }
 
 impl Transactional {
     fn weight(&self) -> usize {
         let settings: usize = self.settings.iter().map(|(name, setting)| name.len() + setting.weight()).sum();
-        settings + self.channels.iter().map(String::len).sum::<usize>()
+        let who = [&self.role, &self.authorization].into_iter().flatten().map(Setting::weight).sum::<usize>();
+        settings + who + self.channels.iter().map(String::len).sum::<usize>()
     }
 }
 
 impl Setting {
     fn weight(&self) -> usize {
         match self {
-            Self::Statement(text) | Self::Value(text) => text.len(),
+            Self::Statement(text) => text.len(),
+            Self::Value(text) => text.len(),
         }
     }
 }

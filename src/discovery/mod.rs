@@ -53,7 +53,8 @@ pub struct DiscoveryError {
 /// The watch of one cluster, running.
 #[derive(Debug)]
 pub struct Discovery {
-    /// The newest routing table. Before the first news it is epoch 0: no pods, no primary.
+    /// The newest routing table. Before the first news it is epoch 0: no pods, no primary. A change of lag and LSNs alone
+    /// is there for whoever looks, but wakes nobody.
     pub routes: latest::Receiver<Arc<RoutingTable>>,
     /// Where sessions report what does not fit.
     pub evidence: EvidenceSender,
@@ -300,7 +301,13 @@ impl Shell {
         };
         self.kept.retain(|pod, _| here(pod));
         self.failing.retain(|pod, _| here(pod));
-        let old = self.tables.send_replace(Arc::clone(&table));
+        let old = Arc::clone(&self.tables.borrow());
+        // Whoever looks sees the newest table; sessions are woken only when their ways have changed, not by every probe
+        // of a busy replica.
+        self.tables.send_if_modified(|newest| {
+            *newest = Arc::clone(&table);
+            !old.same_ways(&table)
+        });
         let (cluster, epoch) = (&table.cluster, table.epoch);
         match news::between(&old, &table) {
             Some(why) => {

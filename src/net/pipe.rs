@@ -28,6 +28,8 @@ pub struct Pipe {
     end: usize,
     scanner: Scanner,
     moved: u64,
+    /// Written, and perhaps still in TLS's own buffer.
+    unflushed: bool,
 }
 
 impl Pipe {
@@ -40,6 +42,7 @@ impl Pipe {
             end: 0,
             scanner: Scanner::new(interest, max_frame),
             moved: 0,
+            unflushed: false,
         }
     }
 
@@ -196,21 +199,24 @@ impl Pipe {
         cx: &mut Context<'_>,
         stream: &mut S,
     ) -> Poll<io::Result<()>> {
-        let before = self.start;
         while self.start < self.passed {
             match Pin::new(&mut *stream).poll_write(cx, &self.buf[self.start..self.passed]) {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 Poll::Ready(Ok(count)) => {
                     self.start += count;
                     self.moved += count as u64;
+                    self.unflushed = true;
                 }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => return Poll::Pending,
             }
         }
-        if self.start > before {
+        if self.unflushed {
             // TLS keeps records of its own: they go out with a flush. On a plain socket this does nothing.
-            return Pin::new(stream).poll_flush(cx);
+            match Pin::new(stream).poll_flush(cx) {
+                Poll::Ready(Ok(())) => self.unflushed = false,
+                other @ (Poll::Ready(Err(_)) | Poll::Pending) => return other,
+            }
         }
         Poll::Ready(Ok(()))
     }

@@ -183,7 +183,8 @@ impl Life {
         let leave = self.draining || (self.machine.is_leaving() && self.relay.state.pins().is_empty());
         let waiting = matches!(self.machine.stage(), Stage::Joining { .. } | Stage::Holding(_));
         let attached = matches!(self.machine.stage(), Stage::Attached { .. } | Stage::Leaving { .. });
-        let Self { relay, routes, joining, shared, draining, .. } = self;
+        let writes = *self.machine.need() == Need::Write;
+        let Self { relay, routes, joining, shared, draining, realm, berth, .. } = self;
         tokio::select! {
             biased;
             changed = routes.changed() => match changed {
@@ -196,6 +197,12 @@ impl Life {
             event = poll_fn(|cx| {
                 let event = if attached { relay.poll_attached(cx, leave) } else { relay.poll_loose(cx, waiting) };
                 count(relay, &shared.metrics, FLUSH);
+                if relay.take_read_only_hit()
+                    && writes
+                    && let Some((pod, _)) = berth
+                {
+                    (realm.doubt)(pod, Suspicion::ReadOnly);
+                }
                 event
             }) => Woken::Relay(event),
         }
@@ -231,10 +238,7 @@ impl Life {
                 self.decide(Input::Wanted);
                 None
             }
-            Event::BackendLost(suspicion) => {
-                let suspicion = if self.relay.read_only_hit { Suspicion::ReadOnly } else { suspicion };
-                self.lost(suspicion)
-            }
+            Event::BackendLost(suspicion) => self.lost(suspicion),
             Event::Boundary => self.boundary().await,
         }
     }

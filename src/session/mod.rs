@@ -39,12 +39,14 @@ use registry::Registry;
 /// How long the last word to a client may take to leave.
 const LAST_WORD: Duration = Duration::from_secs(2);
 
-/// What every session of this process is given.
+/// What every session of this process is given when it starts. A reload makes another for those that come later: clones
+/// share the counts, the gates and the registry.
+#[derive(Clone)]
 pub struct Shared {
     /// The clusters, those that name their databases first.
     pub realms: Vec<Arc<Realm>>,
     /// Who may log in.
-    pub people: People,
+    pub people: Arc<People>,
     /// TLS towards clients, if it is offered.
     pub acceptor: Option<TlsAcceptor>,
     /// Clients without TLS are refused.
@@ -89,6 +91,7 @@ pub struct Terms {
 }
 
 /// One cluster, as a session sees it.
+#[derive(Clone)]
 pub struct Realm {
     /// Its name.
     pub name: ClusterName,
@@ -99,9 +102,9 @@ pub struct Realm {
     /// Who is where, now.
     pub routes: watch::Receiver<Arc<RoutingTable>>,
     /// Where a session says that a pod is not what it should be. Never waits.
-    pub doubt: Box<dyn Fn(&PodId, Suspicion) + Send + Sync>,
+    pub doubt: Arc<dyn Fn(&PodId, Suspicion) + Send + Sync>,
     /// TLS towards a pod.
-    pub tls: Box<dyn Fn(&PodName) -> BackendTls + Send + Sync>,
+    pub tls: Arc<dyn Fn(&PodName) -> BackendTls + Send + Sync>,
 }
 
 impl Realm {

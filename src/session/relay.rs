@@ -41,10 +41,12 @@ const FROM_BACKEND: Interest = Interest::NONE.with(&[
     backend::COPY_IN_RESPONSE,
     backend::EMPTY_QUERY_RESPONSE,
     backend::ERROR_RESPONSE,
+    backend::NO_DATA,
     backend::PARAMETER_STATUS,
     backend::PARSE_COMPLETE,
     backend::PORTAL_SUSPENDED,
     backend::READY_FOR_QUERY,
+    backend::ROW_DESCRIPTION,
 ]);
 
 const fn every_tag_but(left_out: u8) -> Interest {
@@ -117,7 +119,7 @@ pub(super) struct Relay {
     /// What the backend said before it went.
     dying: Option<Suspicion>,
     /// A write met a read-only server (25006).
-    pub(super) read_only_hit: bool,
+    read_only_hit: bool,
     ended: bool,
 }
 
@@ -154,6 +156,8 @@ impl Relay {
                 self.told.insert(name.clone(), value.clone());
             }
         }
+        self.pipeline
+            .conforming_strings(parameters.get("standard_conforming_strings").is_none_or(|value| value == "on"));
         self.down.inject(&message);
         self.down.append(received);
         self.backend = Some(stream);
@@ -182,6 +186,11 @@ impl Relay {
     /// The session may leave its backend here: every request was answered, no transaction is open, nothing is half sent.
     pub(super) fn is_idle(&self) -> bool {
         self.pipeline.is_idle() && self.up.at_boundary() && self.up.is_drained()
+    }
+
+    /// Whether a write has met a read-only server since this was asked last.
+    pub(super) fn take_read_only_hit(&mut self) -> bool {
+        std::mem::take(&mut self.read_only_hit)
     }
 
     /// Says something to the client, between frames. `false`: a frame is half delivered, nothing can be said.
@@ -233,7 +242,9 @@ impl Relay {
         let filled = self.down.poll_fill(cx, stream);
         let unseen = self.down.unseen();
         self.observe_backend()?;
-        if self.down.poll_drain(cx, &mut self.client).map_err(|_| Event::ClientGone)?.is_pending() && !self.down.has_room() {
+        if self.down.poll_drain(cx, &mut self.client).map_err(|_| Event::ClientGone)?.is_pending()
+            && !self.down.has_room()
+        {
             return Ok(false); // the client is slow: its socket wakes us
         }
         match filled {
@@ -250,7 +261,8 @@ impl Relay {
     fn poll_client(&mut self, cx: &mut Context<'_>, stop: bool) -> Result<bool, Event> {
         let full = !self.up.has_room();
         // After a Terminate nothing is read for its own sake, but that the client has closed is noticed.
-        let filled = if self.farewell == Farewell::Unsaid { Poll::Pending } else { self.up.poll_fill(cx, &mut self.client) };
+        let filled =
+            if self.farewell == Farewell::Unsaid { Poll::Pending } else { self.up.poll_fill(cx, &mut self.client) };
         let closed = matches!(filled, Poll::Ready(Ok(0) | Err(_)));
         if closed && self.farewell == Farewell::Not {
             self.farewell = Farewell::Unsaid;
@@ -272,7 +284,9 @@ impl Relay {
             (Farewell::Unsaid, Poll::Ready(_)) => Err(Event::ClientGone),
             (Farewell::Said | Farewell::Unsaid, Poll::Pending) => Ok(false),
             (Farewell::Not, Poll::Pending) => Ok(false),
-            (Farewell::Not, Poll::Ready(_)) => Ok(full || filled.is_ready() || self.up.unseen() < unseen),
+            (Farewell::Not, Poll::Ready(_)) => {
+                Ok((full && self.up.has_room()) || filled.is_ready() || self.up.unseen() < unseen)
+            }
         }
     }
 
@@ -310,6 +324,8 @@ impl Relay {
         self.backend = None;
         self.up.cut_sink();
         let whole = self.down.cut_source();
+        // It may have been promoted since its login; PostgreSQL 14 and up say so.
+        let read_only = read_only && self.told.get("in_hot_standby").is_some_and(|value| value == "on");
         let wreck = self.pipeline.lose(read_only, &mut self.state);
         let mut message = BytesMut::new();
         for answer in wreck.answers {
@@ -320,7 +336,7 @@ impl Relay {
             speak(&mut message, answer, metrics);
             self.reading = Reading::Leftovers(answer.status);
         }
-        self.untold = wreck.after == Aftermath::Untold;
+        self.untold = wreck.after == Aftermath::Untold || (self.untold && wreck.after == Aftermath::Failed);
         if whole {
             self.down.inject(&message);
         }

@@ -131,6 +131,40 @@ impl RoutingTable {
     pub fn route(&self, pod: &PodId) -> Option<&Route> {
         self.pods.get(&pod.name).filter(|route| route.id == *pod)
     }
+
+    /// Whether both lead every need to the same places, and let everyone stay or leave alike: they differ at most in their
+    /// epoch and in the replicas' lag and LSNs, which change with every probe of a busy replica.
+    pub fn same_ways(&self, other: &Self) -> bool {
+        // Taken apart whole, so that a new field cannot be forgotten here.
+        let Self { cluster, epoch: _, primary, pods, floor, stale } = self;
+        *cluster == other.cluster
+            && *primary == other.primary
+            && *floor == other.floor
+            && *stale == other.stale
+            && pods.len() == other.pods.len()
+            && pods.iter().all(|(name, route)| other.pods.get(name).is_some_and(|other| route.same_ways(other)))
+    }
+}
+
+impl Route {
+    fn same_ways(&self, other: &Self) -> bool {
+        let Self { id, address, role, draining, ready, zone } = self;
+        *id == other.id
+            && *address == other.address
+            && role.same_ways(other.role)
+            && *draining == other.draining
+            && *ready == other.ready
+            && *zone == other.zone
+    }
+}
+
+impl Role {
+    fn same_ways(self, other: Self) -> bool {
+        match (self, other) {
+            (Self::Replica { fit, lag: _, replayed: _ }, Self::Replica { fit: other, lag: _, replayed: _ }) => fit == other,
+            (Self::Primary | Self::Replica { .. } | Self::Superseded | Self::Unknown, _) => self == other,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -25,10 +25,7 @@ const FAILOVER: Duration = Duration::from_secs(90);
 /// Plays the demo on a control plane of its own.
 pub(crate) fn run(screen: &Arc<Screen>) -> Result<Outcome> {
     screen.heading("pgmoor keeps connections while pods are deleted and killed");
-    screen.event(
-        Tone::Quiet,
-        "starting etcd, kube-apiserver and kube-controller-manager (the first time they are built: some 7 minutes)",
-    );
+    screen.event(Tone::Quiet, "starting a Kubernetes control plane (the first time it is built: some 7 minutes)");
     let world = World::shared()?;
     let outcome = world.run(unless_interrupted(screen, play(screen, &world)));
     screen.rest();

@@ -61,7 +61,7 @@ impl Session {
             ("statement_timeout", timeout.as_deref() == Some("77s") || timeout.as_deref() == Some("77000ms")),
             ("search_path", path.as_deref() == Some("shop, public")),
             ("PREPARE", greeting.as_deref() == Some("hello again")),
-            ("driver's statement", sum == Some(42)),
+            ("prepared", sum == Some(42)),
             ("LISTEN", self.hears(other).await),
         ]
     }

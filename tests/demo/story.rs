@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 use tokio::time::{Instant, interval, sleep, timeout};
 use tokio_postgres::Client;
 
@@ -34,10 +34,16 @@ pub(crate) struct Story {
     pulse: Arc<Pulse>,
     ticks: Ticks,
     writers: JoinSet<Account>,
-    progress: Vec<Arc<AtomicU64>>,
+    progress: Vec<Progress>,
     session: Session,
     idle: Vec<Client>,
     longest: Duration,
+}
+
+/// How far a writer is, and whether it has ended.
+struct Progress {
+    rows: Arc<AtomicU64>,
+    task: AbortHandle,
 }
 
 /// The task that draws the ticks; it ends with the story.
@@ -68,14 +74,14 @@ impl Story {
         let (mut writers, mut progress) = (JoinSet::new(), Vec::new());
         for (name, manner) in WRITERS {
             let writer = Writer::new(door, name, manner, Arc::clone(&pulse)).await?;
-            progress.push(writer.progress());
-            writers.spawn(writer.run());
+            let rows = writer.progress();
+            progress.push(Progress { rows, task: writers.spawn(writer.run()) });
         }
         screen.event(
             Tone::Plain,
             &format!(
                 "{} connections through pgmoor: 4 write by autocommit, 2 in transactions, 1 has a session\n           \
-                 (SET, PREPARE, LISTEN), {IDLE} are idle. A tick is 100 ms: its height is statements, · is none.",
+                 (SET, PREPARE, LISTEN), {IDLE} are idle. A tick is 100 ms; · is one without a statement.",
                 WRITERS.len() + 1 + IDLE
             ),
         );
@@ -92,20 +98,25 @@ impl Story {
 
     /// Waits until every writer goes on, tells how long the longest wait was, and looks at the session.
     pub(crate) async fn goes_on(&mut self) -> Result<()> {
-        let count = || -> Vec<u64> { self.progress.iter().map(|rows| rows.load(Ordering::Relaxed)).collect() };
-        let before = count();
+        let count = |writer: &Progress| writer.rows.load(Ordering::Relaxed);
+        let before: Vec<u64> = self.progress.iter().map(count).collect();
         let all_go_on = || {
-            let on = count().iter().zip(&before).all(|(now, before)| *now >= before + GOING_ON);
-            std::future::ready(on.then_some(()))
+            // One that has ended has lost its connection: the verdict will say so.
+            let on =
+                |(writer, before): (&Progress, &u64)| writer.task.is_finished() || count(writer) >= before + GOING_ON;
+            std::future::ready(self.progress.iter().zip(&before).all(on).then_some(()))
         };
         eventually("all writers to go on", CALM, all_go_on).await?;
         let longest = self.pulse.take_longest();
         self.longest = self.longest.max(longest);
         let parts = self.session.check(&self.idle[0]).await;
-        let (kept, tone) = if parts.iter().all(|(_, kept)| *kept) {
-            ("its state is all there", Tone::Good)
-        } else {
-            ("ITS STATE IS NOT ALL THERE", Tone::Bad)
+        let whole = parts.iter().all(|(_, kept)| *kept);
+        let kept = if whole { "its state is all there" } else { "ITS STATE IS NOT ALL THERE" };
+        let ended = self.progress.iter().filter(|writer| writer.task.is_finished()).count();
+        let (tone, writers) = match ended {
+            0 if whole => (Tone::Good, "all write again".to_owned()),
+            0 => (Tone::Bad, "all write again".to_owned()),
+            _ => (Tone::Bad, format!("{ended} LOST THEIR CONNECTION")),
         };
         let errors = match self.pulse.take_errors() {
             0 => "no error".to_owned(),
@@ -113,7 +124,7 @@ impl Story {
             many => format!("{many} errors"),
         };
         let longest = seconds(longest);
-        let text = format!("all write again: {errors}, the longest wait {longest}. The session: {kept}");
+        let text = format!("{writers}: {errors}, the longest wait {longest}. The session: {kept}");
         self.screen.event(tone, &text);
         Ok(())
     }
@@ -151,7 +162,9 @@ impl Story {
         let statements: u64 = accounts.iter().map(|account| account.statements).sum();
         books.say("statements", true, &format!("{statements} acknowledged, the longest wait {}", seconds(longest)));
         books.errors(&accounts);
-        books.rows(&accounts, &self.idle[0]).await?;
+        if let Err(trouble) = books.rows(&accounts, &self.idle[0]).await {
+            books.say("rows", false, &format!("could not be counted: {trouble}"));
+        }
         Ok(if books.kept { Outcome::AsPromised } else { Outcome::Broken })
     }
 }
@@ -182,7 +195,9 @@ impl Books<'_> {
             parts.iter().filter(|(_, kept)| *kept == wanted).map(|(name, _)| *name).collect()
         };
         let (kept, lost) = (named(true), named(false));
-        self.say("session", lost.is_empty(), &format!("kept: {}", kept.join(", ")));
+        let kept =
+            if kept.is_empty() { "nothing of it is kept".to_owned() } else { format!("kept: {}", kept.join(", ")) };
+        self.say("session", lost.is_empty(), &kept);
         if !lost.is_empty() {
             self.say("", false, &format!("LOST: {}", lost.join(", ")));
         }
@@ -246,8 +261,8 @@ impl Books<'_> {
 /// Whether an error is one that pgmoor's promise allows for, and what it means.
 fn meaning(code: &str) -> (bool, &'static str) {
     match code {
-        "08007" => (true, "the server died with this write in flight; it is never sent a second time"),
-        "40001" => (true, "the open transaction went with its server: nothing of it is left; run it again"),
+        "08007" => (true, "the server died with this write in flight; it is never sent twice"),
+        "40001" => (true, "the open transaction went with its server, all of it: run it again"),
         "25P02" => (true, "what follows in such a transaction, until it is rolled back"),
         "57P03" => (false, "no primary within the hold time"),
         _ => (false, "not one that this demo expects"),

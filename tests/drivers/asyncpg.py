@@ -6,7 +6,7 @@ import os
 import sys
 
 # This file is named after the driver: its own folder must not be where the driver is looked for.
-sys.path[:] = [folder for folder in sys.path if os.path.abspath(folder or ".") != os.path.dirname(os.path.abspath(__file__))]
+del sys.path[0]
 
 import asyncpg
 

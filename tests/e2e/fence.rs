@@ -16,8 +16,13 @@ use crate::sleepers;
 use crate::stage::{FAILOVER, Stage};
 
 #[test]
-fn no_write_reaches_a_zombie_once_its_successor_is_proven() {
-    Stage::play("fence", PatroniVersion::V4, |overlay| overlay, fence);
+fn no_write_reaches_a_zombie_once_its_successor_is_proven_with_patroni_4() {
+    Stage::play("fence-4", PatroniVersion::V4, |overlay| overlay, fence);
+}
+
+#[test]
+fn no_write_reaches_a_zombie_once_its_successor_is_proven_with_patroni_3() {
+    Stage::play("fence-3", PatroniVersion::V3, |overlay| overlay, fence);
 }
 
 async fn fence(stage: Arc<Stage>) {
@@ -39,7 +44,11 @@ async fn fence(stage: Arc<Stage>) {
     let proven = SystemTime::now();
     for pod in [&zombie, &successor] {
         let labels = stage.cluster.labels(pod).await.unwrap();
-        assert_eq!(labels.get("role").map(String::as_str), Some("primary"), "{pod}: two pods are labelled primary");
+        assert_eq!(
+            labels.get("role").map(String::as_str),
+            Some(stage.cluster.leader_label()),
+            "{pod}: two pods are labelled as the primary"
+        );
     }
     assert!(stage.cluster.is_primary(&zombie).await.unwrap(), "the zombie's PostgreSQL is still up and writable");
 

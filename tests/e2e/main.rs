@@ -7,7 +7,11 @@
 #[path = "../cluster/mod.rs"]
 mod cluster;
 
+#[path = "../support/drivers.rs"]
+mod drivers_of_all;
+
 mod api;
+mod drivers;
 mod fence;
 mod ledger;
 mod moves;

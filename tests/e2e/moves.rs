@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::cluster::faults;
+use crate::cluster::faults::{self, Loss};
 use crate::cluster::toolbox::PatroniVersion;
 use crate::ledger::{self, Writers};
 use crate::observer::Observer;
@@ -83,4 +83,29 @@ async fn under_load(stage: &Arc<Stage>, what: &str, fault: impl AsyncFnOnce()) {
     assert_eq!(waits.len(), WRITING, "every writer went on\n{}", stage.logs().await);
     assert!(median <= BEYOND, "{what}: {median:?} beyond the promotion\n{}", stage.logs().await);
     stage.cluster.connect_as(&stage.cluster.primary().await.unwrap(), "app", "app").await.unwrap().batch_execute("TRUNCATE ledger").await.unwrap();
+}
+
+#[test]
+fn sessions_survive_a_lost_node() {
+    Stage::play("lost", PatroniVersion::V4, |overlay| overlay, lost);
+}
+
+/// The node falls silent: nobody resets a connection, and Kubernetes goes on showing the pod as the primary.
+async fn lost(stage: Arc<Stage>) {
+    stage.synchronous().await;
+    let sleepers = sleepers::bed(&stage, IDLE).await;
+    let old = stage.cluster.primary().await.unwrap();
+    under_load(&stage, "the primary's node falls silent", async || {
+        faults::lose_node(stage.cluster.kubelet(), stage.cluster.namespace(), &old, Loss::Frozen).await.unwrap();
+        stage.cluster.wait_primary(Some(&old), FAILOVER).await.unwrap();
+    })
+    .await;
+    for sleeper in &sleepers {
+        sleeper.check("after the loss").await;
+    }
+    faults::return_node(stage.cluster.kubelet(), stage.cluster.namespace(), &old).await.unwrap();
+    stage.cluster.wait_ready(3, FAILOVER).await.unwrap();
+    for sleeper in &sleepers {
+        sleeper.check("after its return").await;
+    }
 }

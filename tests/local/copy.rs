@@ -39,7 +39,10 @@ fn fifty_megabytes_go_in_and_come_out() {
     assert_eq!(bytes, text.len());
     let reply = raw.reply();
     assert_eq!((reply.done[0].as_str(), reply.one()), ("COPY 50000", "after"));
-    assert!(moor.metric(r#"pgmoor_bytes_total{direction="to_backend"}"#) > (bytes - (1 << 20)) as f64, "all but what a session has not told yet");
+    assert!(
+        moor.metric(r#"pgmoor_bytes_total{direction="to_backend"}"#) > (bytes - (1 << 20)) as f64,
+        "all but what a session has not told yet"
+    );
     assert!(moor.resident() < 100 << 20, "pgmoor holds {} bytes", moor.resident());
 }
 
@@ -66,7 +69,15 @@ fn a_failed_copy_leaves_the_session_in_step() {
     assert_eq!(raw.reply().tags, "Z");
     assert_eq!(raw.run("select count(*) from small").one(), "0");
     // In the extended protocol, with the Sync after the CopyDone.
-    raw.put(&[super::raw::parse("", "copy small from stdin"), super::raw::bind("", "", &[]), super::raw::execute("", 0), frame(b'H', b"")].concat());
+    raw.put(
+        &[
+            super::raw::parse("", "copy small from stdin"),
+            super::raw::bind("", "", &[]),
+            super::raw::execute("", 0),
+            frame(b'H', b""),
+        ]
+        .concat(),
+    );
     assert_eq!(raw.reply_to(b'G').tags, "12G");
     raw.put(&[frame(b'd', b"7\n"), frame(b'c', b""), sync()].concat());
     assert_eq!(raw.reply().tags, "CZ");
@@ -79,7 +90,13 @@ fn a_copy_can_be_cancelled() {
     let moor = pair.moor();
     let mut raw = Raw::login(moor.rw());
     raw.put(&query("copy (select pg_sleep(60), 'copied') to stdout"));
-    until("the COPY to run", || (psql(pair.a, "select count(*) from pg_stat_activity where query ~ '''copied''' and state = 'active' and usename = 'app'") == "1").then_some(()));
+    until("the COPY to run", || {
+        (psql(
+            pair.a,
+            "select count(*) from pg_stat_activity where query ~ '''copied''' and state = 'active' and usename = 'app'",
+        ) == "1")
+            .then_some(())
+    });
     cancel(moor.rw(), raw.key.0, &raw.key.1);
     let reply = raw.reply();
     assert_eq!((reply.code(), reply.status), ("57014", 'I'));

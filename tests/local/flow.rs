@@ -15,7 +15,11 @@ fn a_client_that_does_not_read_stops_the_server_and_costs_nothing() {
     slow.put(&query("select repeat('z', 1000000) from generate_series(1, 200) as slow_rows"));
     // PostgreSQL's own socket is full: it waits for pgmoor, which waits for the client.
     until("the server to be stopped", || {
-        (psql(pair.a, "select count(*) from pg_stat_activity where query ~ 'as slow_rows$' and wait_event = 'ClientWrite'") == "1").then_some(())
+        (psql(
+            pair.a,
+            "select count(*) from pg_stat_activity where query ~ 'as slow_rows$' and wait_event = 'ClientWrite'",
+        ) == "1")
+            .then_some(())
     });
     let held = moor.resident().saturating_sub(before);
     assert!(held < 8 << 20, "a client that does not read costs {held} bytes");
@@ -54,6 +58,7 @@ fn a_server_that_does_not_read_stops_the_client() {
     assert!(sending.join().unwrap() < 100, "the client was stopped");
     let held = moor.resident().saturating_sub(before);
     assert!(held < 16 << 20, "requests that wait cost {held} bytes");
-    let backend = "select pg_terminate_backend(pid) from pg_stat_activity where query ~ 'pg_sleep.3600.' and usename = 'app'";
+    let backend =
+        "select pg_terminate_backend(pid) from pg_stat_activity where query ~ 'pg_sleep.3600.' and usename = 'app'";
     psql(pair.a, backend);
 }

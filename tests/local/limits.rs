@@ -32,8 +32,13 @@ fn a_client_that_vanishes_takes_its_backend_with_it() {
     raw.run("begin");
     raw.run("select pg_advisory_lock(4711)");
     raw.hang_up();
-    until("the backend to end", || (psql(pair.a, "select count(*) from pg_stat_activity where application_name = 'vanishing'") == "0").then_some(()));
-    until("the gauge to fall", || (moor.metric(r#"pgmoor_sessions{endpoint="rw",state="attached"}"#) == 0.0).then_some(()));
+    until("the backend to end", || {
+        (psql(pair.a, "select count(*) from pg_stat_activity where application_name = 'vanishing'") == "0")
+            .then_some(())
+    });
+    until("the gauge to fall", || {
+        (moor.metric(r#"pgmoor_sessions{endpoint="rw",state="attached"}"#) == 0.0).then_some(())
+    });
 }
 
 #[test]

@@ -12,7 +12,8 @@ fn with_users(plan: Plan, users: &[(&str, &str, &str)]) -> Moor {
 
 fn login(moor: &Moor, user: &str, password: &str) -> Result<String, String> {
     let dsn = format!("host={} user={user} dbname=app", moor.host());
-    let (good, out, err) = run_psql(&dsn, &["-Atqc", "select current_user || ' ' || session_user"], &[("PGPASSWORD", password)]);
+    let (good, out, err) =
+        run_psql(&dsn, &["-Atqc", "select current_user || ' ' || session_user"], &[("PGPASSWORD", password)]);
     if good { Ok(out) } else { Err(err) }
 }
 
@@ -71,7 +72,10 @@ fn a_verifier_is_enough_to_pass_the_clients_proof_on() {
     psql(pair.a, "create role stale login password 'old'; alter role stale password null");
     let moor = with_users(pair.plan(), &[("refused", "password", "mine"), ("md5", "secret", &secret)]);
     let refused = login(&moor, "refused", "mine").unwrap_err();
-    assert!(refused.contains("pg_hba.conf rejects connection") && !refused.contains("pgmoor"), "PostgreSQL's own words: {refused}");
+    assert!(
+        refused.contains("pg_hba.conf rejects connection") && !refused.contains("pgmoor"),
+        "PostgreSQL's own words: {refused}"
+    );
     let cannot = login(&moor, "md5", PASSWORD).unwrap_err();
     assert!(cannot.contains("PostgreSQL refused the login"), "{cannot}");
     psql(pair.a, "drop role stale");

@@ -94,7 +94,10 @@ fn messages_larger_than_the_buffers_pass_both_ways() {
     let reply = raw.run(&format!("select {}", columns.join(", ")));
     assert_eq!((reply.rows[0].len(), reply.rows[0][999].as_deref()), (1000, Some("value 999")));
     // An error whose message is larger than a buffer.
-    let reply = raw.run(&format!("do $$ begin raise exception using message = repeat('e', 100000), errcode = 'P0009'; end $$ -- {}", &large[..70_000]));
+    let reply = raw.run(&format!(
+        "do $$ begin raise exception using message = repeat('e', 100000), errcode = 'P0009'; end $$ -- {}",
+        &large[..70_000]
+    ));
     assert_eq!((reply.code(), reply.errors[0].1.len(), reply.status), ("P0009", 100_000, 'I'));
     let reply = raw.run("do $$ begin raise notice '%', repeat('n', 100000); raise warning 'w'; end $$");
     assert_eq!((reply.notices[0].1.len(), reply.notices[1].0.as_str()), (100_000, "01000"));
@@ -126,7 +129,14 @@ fn a_cancel_request_reaches_the_statement_of_its_key_and_no_other() {
     let backend = raw.run("select pg_backend_pid()").one().to_owned();
     assert_ne!(process.to_string(), backend, "the key is pgmoor's own");
     raw.put(&query("select pg_sleep(60)"));
-    let running = || psql(pair.a, &format!("select count(*) from pg_stat_activity where pid = {backend} and query ~ 'pg_sleep' and state = 'active'")) == "1";
+    let running = || {
+        psql(
+            pair.a,
+            &format!(
+                "select count(*) from pg_stat_activity where pid = {backend} and query ~ 'pg_sleep' and state = 'active'"
+            ),
+        ) == "1"
+    };
     until("the statement to run", || running().then_some(()));
 
     let mut wrong = secret.clone();
@@ -210,7 +220,10 @@ fn what_a_client_sends_with_its_startup_packet_is_run() {
     let pair = shared();
     let moor = pair.moor();
     let mut raw = Raw::open(moor.rw()).unwrap();
-    let packet = startup(0x0003_0000, &[("user", "app"), ("database", "app"), ("application_name", "eager"), ("options", "-c work_mem=7MB")]);
+    let packet = startup(
+        0x0003_0000,
+        &[("user", "app"), ("database", "app"), ("application_name", "eager"), ("options", "-c work_mem=7MB")],
+    );
     raw.put(&[packet, query("show application_name"), query("show work_mem"), frame(b'X', b"")].concat());
     assert_eq!(raw.reply().status, 'I');
     assert_eq!(raw.reply().one(), "eager");

@@ -32,7 +32,8 @@ fn readers_fall_back_to_the_primary_or_are_told_that_there_is_no_replica() {
     let alone = Plan { fixed: vec![("a".to_owned(), pair.a)], ..pair.plan() };
     let moor = Moor::start(&alone);
     assert_eq!(Raw::login(moor.ro()).run(WHERE).one(), pair.a.port().to_string());
-    let strict = Plan { routing: "ro_falls_back = false".to_owned(), continuity: "hold = \"300ms\"".to_owned(), ..alone };
+    let strict =
+        Plan { routing: "ro_falls_back = false".to_owned(), continuity: "hold = \"300ms\"".to_owned(), ..alone };
     let moor = Moor::start(&strict);
     let reply = Raw::open(moor.ro()).unwrap().start(&[]);
     assert_eq!(reply.code(), "57P03");
@@ -53,7 +54,12 @@ fn metrics_and_status_say_what_is() {
     assert_eq!((&status["phase"], &cluster["writes"]["to"]["pod"]), (&"serving".into(), &"a".into()));
     let timeline = psql(pair.a, "select timeline_id from pg_control_checkpoint()");
     assert_eq!(cluster["timeline"].to_string(), timeline);
-    let roles: Vec<_> = cluster["pods"].as_array().unwrap().iter().map(|pod| (pod["name"].as_str().unwrap(), pod["role"].as_str().unwrap())).collect();
+    let roles: Vec<_> = cluster["pods"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|pod| (pod["name"].as_str().unwrap(), pod["role"].as_str().unwrap()))
+        .collect();
     assert_eq!(roles, [("a", "primary"), ("b", "replica")]);
     assert_eq!(status["sessions"]["attached"], 2);
     for (series, value) in [

@@ -42,7 +42,10 @@ fn preferred_tls_serves_both_and_can_be_verified() {
     assert!(good && out.len() == 5_000_000, "{err}");
     // Bytes in the clear behind the SSLRequest would count as the client's own: refused.
     let mut raw = Raw::open(moor.rw()).unwrap();
-    raw.put(&[with_length(&80_877_103_u32.to_be_bytes()), startup(0x0003_0000, &[("user", "app")]), query("select 1")].concat());
+    raw.put(
+        &[with_length(&80_877_103_u32.to_be_bytes()), startup(0x0003_0000, &[("user", "app")]), query("select 1")]
+            .concat(),
+    );
     assert_eq!(raw.reply().code(), "08P01");
     // A handshake that is none ends its connection and nothing else.
     let mut raw = Raw::open(moor.rw()).unwrap();

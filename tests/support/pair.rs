@@ -261,7 +261,10 @@ impl Moor {
         });
         let moor = Self { pid: pid.recv().unwrap(), waiter: Some(waiter), address, folder };
         let ready = Instant::now() + PATIENCE;
-        while !moor.status().is_some_and(|status| !plan.wait_primary || status["clusters"][0]["writes"]["to"]["pod"].is_string()) {
+        while !moor
+            .status()
+            .is_some_and(|status| !plan.wait_primary || status["clusters"][0]["writes"]["to"]["pod"].is_string())
+        {
             assert!(!moor.ended() && Instant::now() < ready, "pgmoor did not start:\n{}", moor.log());
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -270,7 +273,11 @@ impl Moor {
             let count = plan.fixed.len();
             until("the pods' roles", || {
                 let status = moor.status()?;
-                let known = status["clusters"][0]["pods"].as_array()?.iter().filter(|pod| pod["role"] == "primary" || pod["fit"] == true).count();
+                let known = status["clusters"][0]["pods"]
+                    .as_array()?
+                    .iter()
+                    .filter(|pod| pod["role"] == "primary" || pod["fit"] == true)
+                    .count();
                 (known == count).then_some(())
             });
         }
@@ -421,7 +428,8 @@ pub(crate) fn kill(signal: &str, pids: &[u32]) {
 }
 
 fn children_of(parent: u32) -> Vec<u32> {
-    let processes = std::fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
+    let processes =
+        std::fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
     let is_child = |pid: &u32| {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         let after = stat.rsplit_once(") ").map(|(_, after)| after.to_owned()).unwrap_or_default();

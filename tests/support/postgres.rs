@@ -86,11 +86,7 @@ impl Postgres {
             let port = free_port()?;
             let mut child = spawn(&data, folder.path(), port)?;
             if ready(&mut child, port)? {
-                return Ok(Self {
-                    child,
-                    port,
-                    folder,
-                });
+                return Ok(Self { child, port, folder });
             }
             tries -= 1;
             if tries == 0 {
@@ -118,17 +114,7 @@ impl Postgres {
     pub(crate) fn psql(&self, sql: &str) -> io::Result<String> {
         let port = self.port.to_string();
         let mut psql = Command::new(Path::new(BIN).join("psql"));
-        psql.args([
-            "-XAtq",
-            "-v",
-            "ON_ERROR_STOP=1",
-            "-h",
-            "127.0.0.1",
-            "-U",
-            "postgres",
-            "-d",
-            "postgres",
-        ]);
+        psql.args(["-XAtq", "-v", "ON_ERROR_STOP=1", "-h", "127.0.0.1", "-U", "postgres", "-d", "postgres"]);
         output(psql.args(["-p", &port, "-c", sql]))
     }
 
@@ -139,25 +125,14 @@ impl Postgres {
 
     /// Waits until the server has ended, at most for `START_WITHIN`.
     pub(crate) fn wait_end(&mut self) -> io::Result<()> {
-        wait(|| Ok(self.child.try_wait()?.is_some())).and_then(|ended| {
-            ended
-                .then_some(())
-                .ok_or_else(|| io::Error::other("the server has not ended"))
-        })
+        wait(|| Ok(self.child.try_wait()?.is_some()))
+            .and_then(|ended| ended.then_some(()).ok_or_else(|| io::Error::other("the server has not ended")))
     }
 
     /// Starts the ended server again, on the same port and data.
     pub(crate) fn restart(&mut self) -> io::Result<()> {
-        self.child = spawn(
-            &self.folder.path().join("data"),
-            self.folder.path(),
-            self.port,
-        )?;
-        if ready(&mut self.child, self.port)? {
-            Ok(())
-        } else {
-            Err(io::Error::other(self.log()))
-        }
+        self.child = spawn(&self.folder.path().join("data"), self.folder.path(), self.port)?;
+        if ready(&mut self.child, self.port)? { Ok(()) } else { Err(io::Error::other(self.log())) }
     }
 }
 
@@ -177,35 +152,16 @@ fn template() -> io::Result<PathBuf> {
         return Ok(ready);
     }
     // Made beside its place and moved there whole: test binaries that race make it twice and use one.
-    let making = tempfile::Builder::new()
-        .prefix("making-")
-        .tempdir_in(&cache)?;
+    let making = tempfile::Builder::new().prefix("making-").tempdir_in(&cache)?;
     fs::set_permissions(making.path(), fs::Permissions::from_mode(0o755))?;
     let data = making.path().join("data");
     fs::create_dir(&data)?;
     own(&data)?;
     let mut initdb = as_postgres(Path::new(BIN).join("initdb"));
-    initdb.args([
-        "-U",
-        "postgres",
-        "--auth",
-        "trust",
-        "--no-sync",
-        "-E",
-        "UTF8",
-        "--locale",
-        "C.UTF-8",
-    ]);
-    output(
-        initdb
-            .args(["--wal-segsize", "1", "-D"])
-            .arg(&data)
-            .current_dir(making.path()),
-    )?;
+    initdb.args(["-U", "postgres", "--auth", "trust", "--no-sync", "-E", "UTF8", "--locale", "C.UTF-8"]);
+    output(initdb.args(["--wal-segsize", "1", "-D"]).arg(&data).current_dir(making.path()))?;
     fs::write(data.join("pg_hba.conf"), HBA)?;
-    let mut conf = fs::OpenOptions::new()
-        .append(true)
-        .open(data.join("postgresql.conf"))?;
+    let mut conf = fs::OpenOptions::new().append(true).open(data.join("postgresql.conf"))?;
     writeln!(conf, "include_if_exists = 'pgmoor.conf'")?;
     drop(conf);
     let mut single = as_postgres(Path::new(BIN).join("postgres"))
@@ -225,9 +181,7 @@ fn template() -> io::Result<PathBuf> {
         ("trusted", "scram-sha-256"),
         ("refused", "scram-sha-256"),
     ] {
-        sql += &format!(
-            "SET password_encryption = '{encryption}'\nCREATE ROLE {role} LOGIN PASSWORD '{PASSWORD}'\n"
-        );
+        sql += &format!("SET password_encryption = '{encryption}'\nCREATE ROLE {role} LOGIN PASSWORD '{PASSWORD}'\n");
     }
     if let Some(mut stdin) = single.stdin.take() {
         stdin.write_all(sql.as_bytes())?;
@@ -253,10 +207,7 @@ fn cache() -> io::Result<PathBuf> {
 }
 
 fn spawn(data: &Path, folder: &Path, port: u16) -> io::Result<Child> {
-    let log = fs::OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(folder.join("log"))?;
+    let log = fs::OpenOptions::new().create(true).append(true).open(folder.join("log"))?;
     as_postgres(Path::new(BIN).join("postgres"))
         .arg("-D")
         .arg(data)
@@ -297,9 +248,7 @@ fn wait(mut done: impl FnMut() -> io::Result<bool>) -> io::Result<bool> {
 }
 
 fn free_port() -> io::Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
-        .local_addr()?
-        .port())
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
 }
 
 fn log(folder: &Path) -> String {
@@ -311,13 +260,7 @@ fn as_postgres(program: PathBuf) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL"]);
     if is_root() {
-        command.args([
-            "--reuid",
-            "postgres",
-            "--regid",
-            "postgres",
-            "--clear-groups",
-        ]);
+        command.args(["--reuid", "postgres", "--regid", "postgres", "--clear-groups"]);
     }
     command.arg("--").arg(program);
     command.env_remove("PGDATA").env("LC_ALL", "C.UTF-8");
@@ -332,11 +275,7 @@ fn private(file: &Path, text: &str) -> io::Result<()> {
 }
 
 fn own(file: &Path) -> io::Result<()> {
-    if is_root() {
-        run(Command::new("chown").arg("postgres:postgres").arg(file))
-    } else {
-        Ok(())
-    }
+    if is_root() { run(Command::new("chown").arg("postgres:postgres").arg(file)) } else { Ok(()) }
 }
 
 fn is_root() -> bool {
@@ -351,9 +290,7 @@ fn run(command: &mut Command) -> io::Result<()> {
 fn output(command: &mut Command) -> io::Result<String> {
     let output = command.stdin(Stdio::null()).output()?;
     if output.status.success() {
-        Ok(String::from_utf8_lossy(&output.stdout)
-            .trim_end()
-            .to_owned())
+        Ok(String::from_utf8_lossy(&output.stdout).trim_end().to_owned())
     } else {
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         Err(io::Error::other(format!("{command:?}: {said}")))

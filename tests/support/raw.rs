@@ -102,13 +102,13 @@ impl Raw {
     /// The next frame; an error at the end of the connection.
     pub(crate) fn frame(&mut self) -> io::Result<(u8, Vec<u8>)> {
         loop {
-            if let Some((tag, length)) = self.head() {
-                if self.unread.len() > length {
-                    let rest = self.unread.split_off(length + 1);
-                    let body = self.unread.split_off(5);
-                    self.unread = rest;
-                    return Ok((tag, body));
-                }
+            if let Some((tag, length)) = self.head()
+                && self.unread.len() > length
+            {
+                let rest = self.unread.split_off(length + 1);
+                let body = self.unread.split_off(5);
+                self.unread = rest;
+                return Ok((tag, body));
             }
             self.more()?;
         }

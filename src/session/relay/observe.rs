@@ -4,13 +4,13 @@ use bytes::BytesMut;
 use tracing::warn;
 
 use crate::continuity::pipeline::Note;
-use crate::continuity::script;
 use crate::error::{Code, Complaint};
 use crate::topology::evidence::Suspicion;
-use crate::wire::message::{
-    Bind, Close, CommandComplete, ErrorFields, Execute, ParameterStatus, Parse, Query, ReadError, ReadyForQuery, Severity, Target,
-};
 use crate::wire::message::write::backend as write;
+use crate::wire::message::{
+    Bind, Close, CommandComplete, ErrorFields, Execute, ParameterStatus, Parse, Query, ReadError, ReadyForQuery,
+    Severity, Target,
+};
 use crate::wire::scan::Step;
 use crate::wire::{HEADER_LEN, TxStatus, backend, frontend};
 
@@ -53,8 +53,16 @@ impl Relay {
                     (HEADER_LEN + body.len(), reply.observe(tag, body))
                 }
                 Ok(Step::Head { tag, part, .. }) => {
-                    let lost = tag == backend::ERROR_RESPONSE && !self.pipeline.error(&mut self.state);
-                    (HEADER_LEN + part.len(), if lost { Verdict::Doubtful("an error nobody asked for") } else { Verdict::Pass })
+                    let count = HEADER_LEN + part.len();
+                    match tag {
+                        backend::ERROR_RESPONSE if !self.pipeline.error(&mut self.state) => {
+                            (count, Verdict::Doubtful("an error nobody asked for"))
+                        }
+                        backend::ROW_DESCRIPTION if self.pipeline.described() == Note::Unexpected => {
+                            (count, Verdict::Doubtful("columns nobody asked for"))
+                        }
+                        _ => (count, Verdict::Pass),
+                    }
                 }
                 Ok(Step::Part { part, .. }) => (part.len(), Verdict::Pass),
                 Err(error) => {
@@ -79,13 +87,26 @@ impl Relay {
             if self.farewell == Farewell::Said || (stop && self.pipeline.is_idle() && self.up.at_boundary()) {
                 return Ok(());
             }
+            if self.pipeline.is_full() {
+                return Ok(()); // its replies let it go on
+            }
+            if (self.untold || self.reading != Reading::Requests) && self.up.at_boundary() {
+                if !self.hold_back()? {
+                    return Ok(());
+                }
+                continue;
+            }
             let (count, request) = match self.up.step() {
                 Ok(Step::Wait) => return Ok(()),
                 Ok(Step::Pass(count)) => (count, Ok(Request::Forward)),
-                Ok(Step::Frame { tag, body }) => (HEADER_LEN + body.len(), sent(&mut self.pipeline, &mut self.state, tag, body)),
-                Ok(Step::Head { tag, part, .. }) => (HEADER_LEN + part.len(), begun(&mut self.pipeline, &mut self.state, tag, part)),
+                Ok(Step::Frame { tag, body }) => {
+                    (HEADER_LEN + body.len(), sent(&mut self.pipeline, &self.state, tag, body))
+                }
+                Ok(Step::Head { tag, part, .. }) => {
+                    (HEADER_LEN + part.len(), begun(&mut self.pipeline, &self.state, tag, part))
+                }
                 Ok(Step::Part { part, .. }) => {
-                    self.pipeline.parse_goes_on(part, &mut self.state);
+                    self.pipeline.parse_goes_on(part, &self.state);
                     (part.len(), Ok(Request::Forward))
                 }
                 Err(error) => return Err(broken_client(error)),
@@ -97,6 +118,37 @@ impl Relay {
             }
             self.up.pass(count);
         }
+    }
+
+    /// With a backend already there again (a session that listens gets one unasked): the client's first frames are still
+    /// part of a unit that was answered, or are owed the news of their lost transaction, which the new backend holds
+    /// aborted. `false`: more bytes are needed.
+    fn hold_back(&mut self) -> Result<bool, Event> {
+        let Some((tag, body)) = self.up.peek() else { return Ok(false) };
+        match (tag, self.reading) {
+            (frontend::TERMINATE, _) => {
+                (self.reading, self.untold) = (Reading::Requests, false);
+                return Ok(true);
+            }
+            (frontend::SYNC, Reading::Leftovers(_)) => {
+                self.reading = Reading::Requests;
+                self.ready(self.pipeline.status());
+            }
+            (_, Reading::Leftovers(_)) => {}
+            (frontend::SYNC, Reading::Requests) => {
+                self.untold = false;
+                return Ok(true);
+            }
+            (_, Reading::Requests) => {
+                self.untold = false;
+                let meaning = self.pipeline.meaning_of(tag, body);
+                if !meaning.is_some_and(|script| script.only_rolls_back()) {
+                    self.refuse(&Complaint::new(Code::TransactionLost), TxStatus::Failed);
+                }
+                return Ok(true);
+            }
+        }
+        self.drop_front_checked()
     }
 
     /// Walks what the client sent while there is no backend. `true`: a request waits for one.
@@ -184,10 +236,15 @@ impl Reply<'_> {
             backend::PARSE_COMPLETE => self.pipeline.parse_complete(self.state),
             backend::BIND_COMPLETE => self.pipeline.bind_complete(),
             backend::CLOSE_COMPLETE => self.pipeline.close_complete(self.state),
-            backend::PORTAL_SUSPENDED | backend::EMPTY_QUERY_RESPONSE => self.pipeline.execute_answered(),
+            backend::ROW_DESCRIPTION | backend::NO_DATA => self.pipeline.described(),
+            backend::PORTAL_SUSPENDED => self.pipeline.suspended(self.state),
+            backend::EMPTY_QUERY_RESPONSE => self.pipeline.nothing_ran(),
             backend::COPY_IN_RESPONSE => self.pipeline.copy_in(),
             backend::PARAMETER_STATUS => {
                 if let Ok(status) = ParameterStatus::read(body) {
+                    if status.name == b"standard_conforming_strings" {
+                        self.pipeline.conforming_strings(status.value == b"on");
+                    }
                     let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
                     self.told.insert(text(status.name), text(status.value));
                 }
@@ -218,7 +275,11 @@ impl Reply<'_> {
             }
             code => {
                 *self.read_only_hit |= code == "25006";
-                if self.pipeline.error(self.state) { Verdict::Pass } else { Verdict::Doubtful("an error nobody asked for") }
+                if self.pipeline.error(self.state) {
+                    Verdict::Pass
+                } else {
+                    Verdict::Doubtful("an error nobody asked for")
+                }
             }
         }
     }
@@ -227,12 +288,12 @@ impl Reply<'_> {
 /// A whole client frame goes out.
 fn sent(
     pipeline: &mut crate::continuity::pipeline::Pipeline,
-    state: &mut crate::continuity::state::State,
+    state: &crate::continuity::state::State,
     tag: u8,
     body: &[u8],
 ) -> Result<Request, Complaint> {
     match tag {
-        frontend::QUERY => pipeline.query(script::read(Query::read(body).map_err(malformed)?.text, false), state),
+        frontend::QUERY => pipeline.query(pipeline.read(Query::read(body).map_err(malformed)?.text, false)),
         frontend::PARSE => {
             let parse = Parse::read(body).map_err(malformed)?;
             pipeline.parse(parse.name, parse.query, body, state);
@@ -260,12 +321,12 @@ fn sent(
 /// The beginning of a client frame too large for the buffer goes out.
 fn begun(
     pipeline: &mut crate::continuity::pipeline::Pipeline,
-    state: &mut crate::continuity::state::State,
+    state: &crate::continuity::state::State,
     tag: u8,
     part: &[u8],
 ) -> Result<Request, Complaint> {
     match tag {
-        frontend::QUERY => pipeline.query(script::read(part, true), state),
+        frontend::QUERY => pipeline.query(pipeline.read(part, true)),
         frontend::PARSE => {
             let (name, text) = split(part).ok_or_else(name_too_long)?;
             pipeline.parse_begins(name, text, part, state);
@@ -298,5 +359,9 @@ fn name_too_long() -> Complaint {
 }
 
 fn stranger(tag: u8) -> Complaint {
-    Complaint::with(Code::ProtocolViolation, format!("message type {:?} is not one a client sends here", char::from(tag))).fatal()
+    Complaint::with(
+        Code::ProtocolViolation,
+        format!("message type {:?} is not one a client sends here", char::from(tag)),
+    )
+    .fatal()
 }

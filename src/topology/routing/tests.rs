@@ -239,3 +239,43 @@ fn who_was_sent_somewhere_stays_there() {
         }
     }
 }
+
+#[test]
+fn only_epoch_lag_and_lsns_leave_the_ways_the_same() {
+    let before = table("a primary, b fit zone=x, c unfit");
+    let mut busy = before.clone();
+    busy.epoch = Epoch(9);
+    for route in busy.pods.values_mut() {
+        if let Role::Replica { lag, replayed, .. } = &mut route.role {
+            (*lag, *replayed) = (Some(Duration::from_secs(3)), Some(Lsn(77)));
+        }
+    }
+    assert!(busy != before && before.same_ways(&busy) && busy.same_ways(&before));
+
+    let changed = |change: &dyn Fn(&mut RoutingTable)| {
+        let mut after = busy.clone();
+        change(&mut after);
+        after
+    };
+    let b = PodName::new("b");
+    let of_b = |change: &dyn Fn(&mut Route)| changed(&|table| table.pods.get_mut(&b).into_iter().for_each(change));
+    let others = [
+        changed(&|table| table.cluster = ClusterName::new("d")),
+        changed(&|table| table.primary = Primary::Nobody(Vacancy::Unproven)),
+        changed(&|table| table.floor = Timeline(6)),
+        changed(&|table| table.stale = true),
+        changed(&|table| drop(table.pods.remove(&b))),
+        table("a primary, b fit zone=x, c unfit, d unfit"),
+        table("a primary, b fit zone=x, d unfit"),
+        of_b(&|b| b.id = PodId::new("b", "v")),
+        of_b(&|b| b.address = None),
+        of_b(&|b| b.role = Role::Replica { fit: false, lag: None, replayed: None }),
+        of_b(&|b| b.role = Role::Unknown),
+        of_b(&|b| b.draining = true),
+        of_b(&|b| b.ready = false),
+        of_b(&|b| b.zone = None),
+    ];
+    for other in others {
+        assert!(!before.same_ways(&other) && !other.same_ways(&before), "{other:#?}");
+    }
+}

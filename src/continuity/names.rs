@@ -1,0 +1,139 @@
+//! What the names of prepared statements and portals stand for: what runs when they are executed.
+//!
+//! Only texts that mean something are kept; any other name stands for a statement that touches neither session state nor
+//! the transaction. PostgreSQL tells names apart by their first 63 bytes, and so does this table.
+
+use std::collections::BTreeMap;
+
+use crate::wire::sql::{Discard, Verb};
+
+use super::script::{self, Act, Meaning};
+
+/// Bytes of a name that count (`NAMEDATALEN` - 1).
+const NAME: usize = 63;
+
+/// Names remembered at most. Beyond, every name may stand for anything.
+const MOST: usize = 4096;
+
+/// The names one backend knows.
+#[derive(Debug, Default)]
+pub(super) struct Names {
+    statements: BTreeMap<Vec<u8>, Meaning>,
+    portals: BTreeMap<Vec<u8>, Meaning>,
+    /// Some could not be remembered.
+    wild: bool,
+}
+
+/// The part of a name that counts.
+pub(super) fn clip(name: &[u8]) -> &[u8] {
+    &name[..name.len().min(NAME)]
+}
+
+impl Names {
+    /// What a prepared statement means.
+    pub(super) fn statement(&self, name: &[u8]) -> Meaning {
+        self.known(&self.statements, name)
+    }
+
+    /// What a portal means.
+    pub(super) fn portal(&self, name: &[u8]) -> Meaning {
+        self.known(&self.portals, name)
+    }
+
+    fn known(&self, table: &BTreeMap<Vec<u8>, Meaning>, name: &[u8]) -> Meaning {
+        match table.get(clip(name)) {
+            Some(meaning) => meaning.clone(),
+            None if self.wild => script::unknown(),
+            None => None,
+        }
+    }
+
+    /// A statement was prepared.
+    pub(super) fn parsed(&mut self, name: &[u8], meaning: Meaning) {
+        self.wild |= set(&mut self.statements, name, meaning, self.wild);
+    }
+
+    /// A portal was made of a statement.
+    pub(super) fn bound(&mut self, portal: &[u8], statement: &[u8]) {
+        let meaning = self.statement(statement);
+        if meaning.is_some() || !self.portals.is_empty() {
+            self.wild |= set(&mut self.portals, portal, meaning, self.wild);
+        }
+    }
+
+    /// A statement was closed.
+    pub(super) fn closed(&mut self, name: &[u8]) {
+        self.statements.remove(clip(name));
+    }
+
+    /// Portals live no longer than their transaction.
+    pub(super) fn transaction_ended(&mut self) {
+        self.portals.clear();
+    }
+
+    /// SQL has a hand in the same names.
+    pub(super) fn ran(&mut self, act: &Act) {
+        match &act.verb {
+            Verb::Prepare { name } => {
+                let executing = Act { verb: Verb::Execute { name: name.clone() }, hints: act.hints, text: Vec::new() };
+                self.parsed(name.as_bytes(), (!act.hints.is_empty()).then(|| script::of(executing)));
+            }
+            Verb::Deallocate { name: Some(name) } => self.closed(name.as_bytes()),
+            Verb::Deallocate { name: None } | Verb::Discard(Discard::All) => {
+                self.statements.retain(|name, _| name.is_empty());
+                self.wild = false;
+            }
+            Verb::Empty
+            | Verb::Begin
+            | Verb::Commit { .. }
+            | Verb::Rollback { .. }
+            | Verb::RollbackTo { .. }
+            | Verb::Savepoint { .. }
+            | Verb::Release { .. }
+            | Verb::PrepareTransaction
+            | Verb::FinishPrepared
+            | Verb::SetTransaction
+            | Verb::SetCharacteristics
+            | Verb::Set { .. }
+            | Verb::SetRole { .. }
+            | Verb::SetSessionAuthorization { .. }
+            | Verb::Reset { .. }
+            | Verb::ResetAll
+            | Verb::Discard(_)
+            | Verb::Listen { .. }
+            | Verb::Unlisten { .. }
+            | Verb::Deallocate { .. }
+            | Verb::Execute { .. }
+            | Verb::DeclareCursor { .. }
+            | Verb::Fetch
+            | Verb::CloseCursor { .. }
+            | Verb::Load
+            | Verb::CreateTemp
+            | Verb::Drop
+            | Verb::CopyIn
+            | Verb::CopyOut
+            | Verb::Read
+            | Verb::Call
+            | Verb::Do
+            | Verb::Write => {}
+        }
+    }
+}
+
+/// Says whether the name could not be remembered.
+fn set(table: &mut BTreeMap<Vec<u8>, Meaning>, name: &[u8], meaning: Meaning, wild: bool) -> bool {
+    let name = clip(name);
+    if meaning.is_none() && !wild {
+        table.remove(name);
+        return false;
+    }
+    if let Some(old) = table.get_mut(name) {
+        *old = meaning;
+        return false;
+    }
+    if table.len() >= MOST {
+        return true;
+    }
+    table.insert(name.to_vec(), meaning);
+    false
+}
