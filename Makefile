@@ -49,7 +49,7 @@ test: prepare test-local test-cluster ## everything, the real cluster included (
 
 test-local: ## the tests that need no control plane; PostgreSQL 15 has to be there
 	$(call part,tests of one process or a few,\
-		cargo test --lib --bins --examples $(LOCAL:%=--test %); cargo test --doc)
+		cargo test --no-fail-fast --lib --bins --examples $(LOCAL:%=--test %); cargo test --doc)
 
 # Those that measure how long clients wait have the machine for themselves; they print it.
 test-cluster: ## the tests on the real control plane, one suite after the other

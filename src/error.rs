@@ -315,15 +315,7 @@ const fn line(
     retry: Retry,
     label: &'static str,
 ) -> Entry {
-    Entry {
-        sqlstate,
-        severity,
-        text,
-        hint,
-        side,
-        retry,
-        label,
-    }
+    Entry { sqlstate, severity, text, hint, side, retry, label }
 }
 
 impl Severity {
@@ -350,20 +342,12 @@ pub struct Complaint {
 impl Complaint {
     /// A code with nothing to add.
     pub const fn new(code: Code) -> Self {
-        Self {
-            code,
-            detail: None,
-            fatal: false,
-        }
+        Self { code, detail: None, fatal: false }
     }
 
     /// A code with its particulars.
     pub fn with(code: Code, detail: impl Into<String>) -> Self {
-        Self {
-            code,
-            detail: Some(detail.into()),
-            fatal: false,
-        }
+        Self { code, detail: Some(detail.into()), fatal: false }
     }
 
     /// The same complaint as the last word of a session.
@@ -375,11 +359,7 @@ impl Complaint {
 
     /// The severity this complaint is sent with.
     pub const fn severity(&self) -> Severity {
-        if self.fatal {
-            Severity::Fatal
-        } else {
-            self.code.entry().severity
-        }
+        if self.fatal { Severity::Fatal } else { self.code.entry().severity }
     }
 }
 
@@ -413,10 +393,7 @@ mod tests {
         for code in Code::ALL {
             let entry = code.entry();
             assert_eq!(entry.sqlstate.len(), 5, "{code:?}");
-            assert!(
-                !entry.text.is_empty() && entry.hint.ends_with('.'),
-                "{code:?}"
-            );
+            assert!(!entry.text.is_empty() && entry.hint.ends_with('.'), "{code:?}");
             assert!(labels.insert(entry.label), "{} stands twice", entry.label);
         }
     }

@@ -70,10 +70,7 @@ pub struct PodId {
 impl PodId {
     /// Joins a name and an incarnation.
     pub fn new(name: impl AsRef<str>, uid: impl AsRef<str>) -> Self {
-        Self {
-            name: PodName::new(name),
-            uid: PodUid::new(uid),
-        }
+        Self { name: PodName::new(name), uid: PodUid::new(uid) }
     }
 }
 

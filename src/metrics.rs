@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    IntGaugeVec, Opts, Registry, TextEncoder,
+    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
 };
 use tokio::time::Instant;
 
@@ -16,13 +16,9 @@ use crate::ids::{ClusterName, PodName};
 use crate::topology::routing::RoutingTable;
 
 /// Seconds; a hold is a failover (seconds) or a rolling update's step (tens of seconds).
-const HOLD_BUCKETS: &[f64] = &[
-    0.01, 0.05, 0.1, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0, 60.0,
-];
+const HOLD_BUCKETS: &[f64] = &[0.01, 0.05, 0.1, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0, 60.0];
 /// Seconds; joining a backend is a connect, a login and a restore: each a round trip or a few.
-const JOIN_BUCKETS: &[f64] = &[
-    0.000_5, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0,
-];
+const JOIN_BUCKETS: &[f64] = &[0.000_5, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0];
 
 /// What a session is doing, as the gauge `pgmoor_sessions` shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -41,13 +37,7 @@ pub enum SessionState {
 
 impl SessionState {
     /// Every state.
-    pub const ALL: [Self; 5] = [
-        Self::Login,
-        Self::Loose,
-        Self::Attached,
-        Self::Held,
-        Self::Joining,
-    ];
+    pub const ALL: [Self; 5] = [Self::Login, Self::Loose, Self::Attached, Self::Held, Self::Joining];
 
     /// The label.
     pub const fn as_str(self) -> &'static str {
@@ -171,115 +161,42 @@ impl Metrics {
     ///
     /// # Errors
     /// A metric was named badly or twice: a fault of this file, which its test would show.
-    #[expect(clippy::too_many_lines, reason = "a table: one entry a metric")]
     pub fn new() -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
         let r = &registry;
         let bytes = counters(r, "bytes_total", "Bytes relayed.", &["direction"])?;
-        let build = gauges(
-            r,
-            "build_info",
-            "1, with this build's version.",
-            &["version"],
-        )?;
+        let build = gauges(r, "build_info", "1, with this build's version.", &["version"])?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         Ok(Self {
-            sessions: gauges(
-                r,
-                "sessions",
-                "Client sessions by what they are doing.",
-                &["endpoint", "state"],
-            )?,
-            connections: counters(
-                r,
-                "connections_total",
-                "Client connections accepted.",
-                &["endpoint"],
-            )?,
+            sessions: gauges(r, "sessions", "Client sessions by what they are doing.", &["endpoint", "state"])?,
+            connections: counters(r, "connections_total", "Client connections accepted.", &["endpoint"])?,
             switches: counters(
                 r,
                 "switches_total",
                 "Times a session left its backend for another, by reason and outcome.",
                 &["reason", "outcome"],
             )?,
-            holds: gauge(
-                r,
-                "holds",
-                "Sessions waiting for a pod that can serve them.",
-            )?,
+            holds: gauge(r, "holds", "Sessions waiting for a pod that can serve them.")?,
             hold_seconds: histogram(r, "hold_seconds", "How long sessions waited for a pod.")?,
-            join_seconds: histograms(
-                r,
-                "join_seconds",
-                "Time to join a backend, by step.",
-                &["step"],
-            )?,
+            join_seconds: histograms(r, "join_seconds", "Time to join a backend, by step.", &["step"])?,
             to_backend: bytes.with_label_values(&[Direction::ToBackend.as_str()]),
             to_client: bytes.with_label_values(&[Direction::ToClient.as_str()]),
-            errors: counters(
-                r,
-                "errors_total",
-                "Errors pgmoor itself told a client.",
-                &["code"],
-            )?,
-            probes: counters(
-                r,
-                "probes_total",
-                "Probes of pods, by outcome.",
-                &["cluster", "outcome"],
-            )?,
-            cancels: counters(
-                r,
-                "cancels_total",
-                "Cancel requests, by outcome.",
-                &["outcome"],
-            )?,
-            pins: counters(
-                r,
-                "pins_total",
-                "Times a session became tied to its backend, by reason.",
-                &["reason"],
-            )?,
-            fenced: counter(
-                r,
-                "fenced_total",
-                "Backends cut because their primary was superseded.",
-            )?,
-            auth_failures: counter(
-                r,
-                "auth_failures_total",
-                "Logins refused for a wrong user or password.",
-            )?,
-            reloads: counters(
-                r,
-                "reloads_total",
-                "Times the configuration was read again, by outcome.",
-                &["outcome"],
-            )?,
+            errors: counters(r, "errors_total", "Errors pgmoor itself told a client.", &["code"])?,
+            probes: counters(r, "probes_total", "Probes of pods, by outcome.", &["cluster", "outcome"])?,
+            cancels: counters(r, "cancels_total", "Cancel requests, by outcome.", &["outcome"])?,
+            pins: counters(r, "pins_total", "Times a session became tied to its backend, by reason.", &["reason"])?,
+            fenced: counter(r, "fenced_total", "Backends cut because their primary was superseded.")?,
+            auth_failures: counter(r, "auth_failures_total", "Logins refused for a wrong user or password.")?,
+            reloads: counters(r, "reloads_total", "Times the configuration was read again, by outcome.", &["outcome"])?,
             pod_role: gauges(
                 r,
                 "pod_role",
                 "1 for the role a pod has now, 0 for the others.",
                 &["cluster", "pod", "role"],
             )?,
-            route_epoch: gauges(
-                r,
-                "route_epoch",
-                "The number of the routing table in use.",
-                &["cluster"],
-            )?,
-            timeline: gauges(
-                r,
-                "timeline",
-                "The highest timeline proven on a primary.",
-                &["cluster"],
-            )?,
-            table_stale: gauges(
-                r,
-                "table_stale",
-                "1 while the watch of the cluster is broken.",
-                &["cluster"],
-            )?,
+            route_epoch: gauges(r, "route_epoch", "The number of the routing table in use.", &["cluster"])?,
+            timeline: gauges(r, "timeline", "The highest timeline proven on a primary.", &["cluster"])?,
+            table_stale: gauges(r, "table_stale", "1 while the watch of the cluster is broken.", &["cluster"])?,
             shown: Mutex::default(),
             registry,
         })
@@ -287,19 +204,15 @@ impl Metrics {
 
     /// Counts a session in, until the guard is dropped.
     pub fn session(&self, endpoint: Endpoint, state: SessionState) -> SessionGauge {
-        let by_state = SessionState::ALL.map(|state| {
-            self.sessions
-                .with_label_values(&[endpoint.as_str(), state.as_str()])
-        });
+        let by_state =
+            SessionState::ALL.map(|state| self.sessions.with_label_values(&[endpoint.as_str(), state.as_str()]));
         by_state[state as usize].inc();
         SessionGauge { by_state, state }
     }
 
     /// A client connected.
     pub fn connected(&self, endpoint: Endpoint) {
-        self.connections
-            .with_label_values(&[endpoint.as_str()])
-            .inc();
+        self.connections.with_label_values(&[endpoint.as_str()]).inc();
     }
 
     /// A session left its backend for another, or tried to.
@@ -310,11 +223,7 @@ impl Metrics {
     /// A session starts to wait; the wait ends when the guard is dropped.
     pub fn hold(&self) -> HoldGauge {
         self.holds.inc();
-        HoldGauge {
-            holds: self.holds.clone(),
-            seconds: self.hold_seconds.clone(),
-            since: Instant::now(),
-        }
+        HoldGauge { holds: self.holds.clone(), seconds: self.hold_seconds.clone(), since: Instant::now() }
     }
 
     /// The sessions waiting now.
@@ -324,9 +233,7 @@ impl Metrics {
 
     /// A step of joining a backend took this long.
     pub fn joined(&self, step: JoinStep, took: Duration) {
-        self.join_seconds
-            .with_label_values(&[step.as_str()])
-            .observe(took.as_secs_f64());
+        self.join_seconds.with_label_values(&[step.as_str()]).observe(took.as_secs_f64());
     }
 
     /// This many bytes were relayed. Cheap; still, sessions call it at boundaries, not per read.
@@ -344,9 +251,7 @@ impl Metrics {
 
     /// A probe ended.
     pub fn probed(&self, cluster: &ClusterName, outcome: &'static str) {
-        self.probes
-            .with_label_values(&[cluster.as_str(), outcome])
-            .inc();
+        self.probes.with_label_values(&[cluster.as_str(), outcome]).inc();
     }
 
     /// A cancel request was dealt with.
@@ -377,33 +282,23 @@ impl Metrics {
     /// Shows a new routing table; pods that are not in it any more disappear.
     pub fn observe_table(&self, table: &RoutingTable) {
         let cluster = table.cluster.as_str();
-        self.route_epoch
-            .with_label_values(&[cluster])
-            .set(saturating(table.epoch.0));
-        self.timeline
-            .with_label_values(&[cluster])
-            .set(i64::from(table.floor.0));
-        self.table_stale
-            .with_label_values(&[cluster])
-            .set(i64::from(table.stale));
+        self.route_epoch.with_label_values(&[cluster]).set(saturating(table.epoch.0));
+        self.timeline.with_label_values(&[cluster]).set(i64::from(table.floor.0));
+        self.table_stale.with_label_values(&[cluster]).set(i64::from(table.stale));
 
         let mut shown = self.shown.lock();
         let before = shown.entry(table.cluster.clone()).or_default();
         for gone in before.iter().filter(|pod| !table.pods.contains_key(*pod)) {
             for role in ROLES {
                 // Not there is as good as removed.
-                let _ = self
-                    .pod_role
-                    .remove_label_values(&[cluster, gone.as_str(), role]);
+                let _ = self.pod_role.remove_label_values(&[cluster, gone.as_str(), role]);
             }
         }
         *before = table.pods.keys().cloned().collect();
         for (pod, route) in &table.pods {
             let now = route.role.as_str();
             for role in ROLES {
-                self.pod_role
-                    .with_label_values(&[cluster, pod.as_str(), role])
-                    .set(i64::from(role == now));
+                self.pod_role.with_label_values(&[cluster, pod.as_str(), role]).set(i64::from(role == now));
             }
         }
     }
@@ -465,12 +360,7 @@ fn counter(registry: &Registry, name: &str, help: &str) -> Result<IntCounter, pr
     Ok(metric)
 }
 
-fn counters(
-    registry: &Registry,
-    name: &str,
-    help: &str,
-    labels: &[&str],
-) -> Result<IntCounterVec, prometheus::Error> {
+fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, prometheus::Error> {
     let metric = IntCounterVec::new(named(name, help), labels)?;
     registry.register(Box::new(metric.clone()))?;
     Ok(metric)
@@ -482,12 +372,7 @@ fn gauge(registry: &Registry, name: &str, help: &str) -> Result<IntGauge, promet
     Ok(metric)
 }
 
-fn gauges(
-    registry: &Registry,
-    name: &str,
-    help: &str,
-    labels: &[&str],
-) -> Result<IntGaugeVec, prometheus::Error> {
+fn gauges(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec, prometheus::Error> {
     let metric = IntGaugeVec::new(named(name, help), labels)?;
     registry.register(Box::new(metric.clone()))?;
     Ok(metric)
@@ -500,12 +385,7 @@ fn histogram(registry: &Registry, name: &str, help: &str) -> Result<Histogram, p
     Ok(metric)
 }
 
-fn histograms(
-    registry: &Registry,
-    name: &str,
-    help: &str,
-    labels: &[&str],
-) -> Result<HistogramVec, prometheus::Error> {
+fn histograms(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<HistogramVec, prometheus::Error> {
     let opts = HistogramOpts::from(named(name, help)).buckets(JOIN_BUCKETS.to_vec());
     let metric = HistogramVec::new(opts, labels)?;
     registry.register(Box::new(metric.clone()))?;
@@ -521,10 +401,7 @@ mod tests {
     /// The value of one line of the text format.
     fn value(metrics: &Metrics, series: &str) -> Option<f64> {
         let text = metrics.render().unwrap();
-        let line = text.lines().find(|line| {
-            line.strip_prefix(series)
-                .is_some_and(|rest| rest.starts_with(' '))
-        })?;
+        let line = text.lines().find(|line| line.strip_prefix(series).is_some_and(|rest| rest.starts_with(' ')))?;
         line.rsplit(' ').next()?.parse().ok()
     }
 
@@ -541,10 +418,7 @@ mod tests {
             cluster: "orders".into(),
             epoch: Epoch(7),
             primary: Primary::Nobody(Vacancy::Unnamed),
-            pods: pods
-                .iter()
-                .map(|(name, role)| ((*name).into(), route(name, *role)))
-                .collect(),
+            pods: pods.iter().map(|(name, role)| ((*name).into(), route(name, *role))).collect(),
             floor: Timeline(3),
             stale: true,
         }
@@ -561,29 +435,14 @@ mod tests {
     fn a_session_is_in_one_state_until_it_ends() {
         let metrics = Metrics::new().unwrap();
         let mut session = metrics.session(Endpoint::Rw, SessionState::Login);
-        assert_eq!(
-            value(&metrics, r#"pgmoor_sessions{endpoint="rw",state="login"}"#),
-            Some(1.0)
-        );
+        assert_eq!(value(&metrics, r#"pgmoor_sessions{endpoint="rw",state="login"}"#), Some(1.0));
         session.becomes(SessionState::Loose);
         assert_eq!(session.state(), SessionState::Loose);
-        assert_eq!(
-            value(&metrics, r#"pgmoor_sessions{endpoint="rw",state="login"}"#),
-            Some(0.0)
-        );
-        assert_eq!(
-            value(&metrics, r#"pgmoor_sessions{endpoint="rw",state="loose"}"#),
-            Some(1.0)
-        );
-        assert_eq!(
-            value(&metrics, r#"pgmoor_sessions{endpoint="ro",state="loose"}"#),
-            None
-        );
+        assert_eq!(value(&metrics, r#"pgmoor_sessions{endpoint="rw",state="login"}"#), Some(0.0));
+        assert_eq!(value(&metrics, r#"pgmoor_sessions{endpoint="rw",state="loose"}"#), Some(1.0));
+        assert_eq!(value(&metrics, r#"pgmoor_sessions{endpoint="ro",state="loose"}"#), None);
         drop(session);
-        assert_eq!(
-            value(&metrics, r#"pgmoor_sessions{endpoint="rw",state="loose"}"#),
-            Some(0.0)
-        );
+        assert_eq!(value(&metrics, r#"pgmoor_sessions{endpoint="rw",state="loose"}"#), Some(0.0));
     }
 
     #[tokio::test(start_paused = true)]
@@ -591,76 +450,35 @@ mod tests {
         let metrics = Metrics::new().unwrap();
         let hold = metrics.hold();
         tokio::time::advance(Duration::from_secs(4)).await;
-        assert_eq!(
-            (
-                metrics.holds(),
-                value(&metrics, "pgmoor_hold_seconds_count")
-            ),
-            (1, Some(0.0))
-        );
+        assert_eq!((metrics.holds(), value(&metrics, "pgmoor_hold_seconds_count")), (1, Some(0.0)));
         drop(hold);
-        assert_eq!(
-            (metrics.holds(), value(&metrics, "pgmoor_hold_seconds_sum")),
-            (0, Some(4.0))
-        );
-        assert_eq!(
-            value(&metrics, r#"pgmoor_hold_seconds_bucket{le="3"}"#),
-            Some(0.0)
-        );
-        assert_eq!(
-            value(&metrics, r#"pgmoor_hold_seconds_bucket{le="5"}"#),
-            Some(1.0)
-        );
+        assert_eq!((metrics.holds(), value(&metrics, "pgmoor_hold_seconds_sum")), (0, Some(4.0)));
+        assert_eq!(value(&metrics, r#"pgmoor_hold_seconds_bucket{le="3"}"#), Some(0.0));
+        assert_eq!(value(&metrics, r#"pgmoor_hold_seconds_bucket{le="5"}"#), Some(1.0));
     }
 
     #[test]
     fn a_table_replaces_the_one_before() {
         let metrics = Metrics::new().unwrap();
         let role = |pod: &str, role: &str| {
-            value(
-                &metrics,
-                &format!(r#"pgmoor_pod_role{{cluster="orders",pod="{pod}",role="{role}"}}"#),
-            )
+            value(&metrics, &format!(r#"pgmoor_pod_role{{cluster="orders",pod="{pod}",role="{role}"}}"#))
         };
         metrics.observe_table(&table(&[("pg-0", Role::Primary), ("pg-1", Role::Unknown)]));
-        assert_eq!(
-            (role("pg-0", "primary"), role("pg-0", "superseded")),
-            (Some(1.0), Some(0.0))
-        );
+        assert_eq!((role("pg-0", "primary"), role("pg-0", "superseded")), (Some(1.0), Some(0.0)));
         assert_eq!(role("pg-1", "unknown"), Some(1.0));
-        assert_eq!(
-            value(&metrics, r#"pgmoor_route_epoch{cluster="orders"}"#),
-            Some(7.0)
-        );
-        assert_eq!(
-            value(&metrics, r#"pgmoor_timeline{cluster="orders"}"#),
-            Some(3.0)
-        );
-        assert_eq!(
-            value(&metrics, r#"pgmoor_table_stale{cluster="orders"}"#),
-            Some(1.0)
-        );
+        assert_eq!(value(&metrics, r#"pgmoor_route_epoch{cluster="orders"}"#), Some(7.0));
+        assert_eq!(value(&metrics, r#"pgmoor_timeline{cluster="orders"}"#), Some(3.0));
+        assert_eq!(value(&metrics, r#"pgmoor_table_stale{cluster="orders"}"#), Some(1.0));
 
         metrics.observe_table(&table(&[("pg-0", Role::Superseded)]));
-        assert_eq!(
-            (role("pg-0", "primary"), role("pg-0", "superseded")),
-            (Some(0.0), Some(1.0))
-        );
-        assert_eq!(
-            (role("pg-1", "unknown"), role("pg-1", "primary")),
-            (None, None)
-        );
+        assert_eq!((role("pg-0", "primary"), role("pg-0", "superseded")), (Some(0.0), Some(1.0)));
+        assert_eq!((role("pg-1", "unknown"), role("pg-1", "primary")), (None, None));
     }
 
     #[test]
     fn every_role_has_its_series() {
-        let replica = Role::Replica {
-            fit: true,
-            lag: None,
-            replayed: None,
-        };
-        let mut roles =
-            [Role::Primary, replica, Role::Superseded, Role::Unknown].map(|role| role.as_str());
+        let replica = Role::Replica { fit: true, lag: None, replayed: None };
+        let mut roles = [Role::Primary, replica, Role::Superseded, Role::Unknown].map(|role| role.as_str());
         roles.sort_unstable();
         assert_eq!(roles, ROLES);
     }
@@ -682,16 +500,10 @@ mod tests {
         metrics.joined(JoinStep::Restore, Duration::from_millis(3));
         let expected = [
             (r#"pgmoor_errors_total{code="hold_expired"}"#, 1.0),
-            (
-                r#"pgmoor_switches_total{outcome="done",reason="draining"}"#,
-                1.0,
-            ),
+            (r#"pgmoor_switches_total{outcome="done",reason="draining"}"#, 1.0),
             (r#"pgmoor_bytes_total{direction="to_client"}"#, 15.0),
             (r#"pgmoor_bytes_total{direction="to_backend"}"#, 0.0),
-            (
-                r#"pgmoor_probes_total{cluster="orders",outcome="answered"}"#,
-                1.0,
-            ),
+            (r#"pgmoor_probes_total{cluster="orders",outcome="answered"}"#, 1.0),
             (r#"pgmoor_connections_total{endpoint="ro"}"#, 1.0),
             (r#"pgmoor_cancels_total{outcome="forwarded"}"#, 1.0),
             (r#"pgmoor_pins_total{reason="temp_object"}"#, 1.0),

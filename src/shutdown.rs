@@ -48,14 +48,8 @@ impl Shutdown {
     pub fn new() -> (Self, ShutdownWatch) {
         let (sender, receiver) = watch::channel(Phase::Serving);
         let sessions = TaskTracker::new();
-        let watch = ShutdownWatch {
-            phase: receiver,
-            sessions: sessions.clone(),
-        };
-        let shutdown = Self {
-            phase: sender,
-            sessions,
-        };
+        let watch = ShutdownWatch { phase: receiver, sessions: sessions.clone() };
+        let shutdown = Self { phase: sender, sessions };
         (shutdown, watch)
     }
 

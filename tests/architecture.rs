@@ -1,9 +1,6 @@
 //! The house's own rules: imports go down, pure floors stay pure, files say what they know and stay short.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "what a test cannot go on without ends it"
-)]
+#![allow(clippy::unwrap_used, reason = "what a test cannot go on without ends it")]
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -28,15 +25,7 @@ const FLOORS: &[&[&str]] = &[
 ];
 
 /// The floors that decide and touch nothing.
-const PURE: &[&str] = &[
-    "ids",
-    "error",
-    "config",
-    "wire",
-    "topology",
-    "auth",
-    "continuity",
-];
+const PURE: &[&str] = &["ids", "error", "config", "wire", "topology", "auth", "continuity"];
 
 /// What nothing pure may say: I/O, clocks, the environment, logs, metrics, and orders that change from run to run.
 const IMPURE: &[&str] = &[
@@ -68,11 +57,7 @@ fn the_house_keeps_its_rules() {
     let mut tree = Tree::new();
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     gather(&root, &root, &mut tree);
-    assert!(
-        tree.contains_key("lib.rs") && tree.contains_key("ids.rs"),
-        "{:?}",
-        tree.keys()
-    );
+    assert!(tree.contains_key("lib.rs") && tree.contains_key("ids.rs"), "{:?}", tree.keys());
     let faults = faults(&tree);
     assert!(faults.is_empty(), "\n{}", faults.join("\n"));
 }
@@ -83,12 +68,7 @@ fn gather(root: &Path, folder: &Path, tree: &mut Tree) {
         if path.is_dir() {
             gather(root, &path, tree);
         } else if path.extension().is_some_and(|extension| extension == "rs") {
-            let name: Vec<&str> = path
-                .strip_prefix(root)
-                .unwrap()
-                .iter()
-                .map(|part| part.to_str().unwrap())
-                .collect();
+            let name: Vec<&str> = path.strip_prefix(root).unwrap().iter().map(|part| part.to_str().unwrap()).collect();
             tree.insert(name.join("/"), fs::read_to_string(&path).unwrap());
         }
     }
@@ -96,9 +76,7 @@ fn gather(root: &Path, folder: &Path, tree: &mut Tree) {
 
 /// Everything that breaks a rule, one line each.
 fn faults(tree: &Tree) -> Vec<String> {
-    tree.iter()
-        .flat_map(|(path, text)| faults_of(path, text))
-        .collect()
+    tree.iter().flat_map(|(path, text)| faults_of(path, text)).collect()
 }
 
 fn faults_of(path: &str, text: &str) -> Vec<String> {
@@ -108,9 +86,7 @@ fn faults_of(path: &str, text: &str) -> Vec<String> {
         return faults;
     }
     if !text.starts_with("//! ") {
-        faults.push(format!(
-            "{path} does not begin with a line that says what it knows (`//! ...`)"
-        ));
+        faults.push(format!("{path} does not begin with a line that says what it knows (`//! ...`)"));
     }
     if path == "lib.rs" {
         return faults;
@@ -118,9 +94,7 @@ fn faults_of(path: &str, text: &str) -> Vec<String> {
     let code = without_tests(&bare(text));
     let length = code.lines().filter(|line| !line.trim().is_empty()).count();
     if length > LONGEST_FILE {
-        faults.push(format!(
-            "{path} has {length} lines of code; {LONGEST_FILE} is the limit"
-        ));
+        faults.push(format!("{path} has {length} lines of code; {LONGEST_FILE} is the limit"));
     }
     let module = path.split('/').next().unwrap().trim_end_matches(".rs");
     let Some(own) = floor(module) else {
@@ -132,19 +106,14 @@ fn faults_of(path: &str, text: &str) -> Vec<String> {
             _ if import == module => {}
             None => faults.push(format!("{path} imports {import}, which stands on no floor")),
             Some(other) if other < own => {}
-            Some(other) if other == own => {
-                faults.push(format!("{path} imports its neighbour {import}"))
-            }
+            Some(other) if other == own => faults.push(format!("{path} imports its neighbour {import}")),
             Some(_) => faults.push(format!("{path} imports {import} from a floor above it")),
         }
     }
     if PURE.contains(&module) {
         let said = IMPURE.iter().filter(|word| says(&code, word));
         let allowed = |word: &str| path == DOOR.0 && DOOR.1.contains(&word);
-        faults.extend(
-            said.filter(|word| !allowed(word))
-                .map(|word| format!("{path} is pure, yet says {word}")),
-        );
+        faults.extend(said.filter(|word| !allowed(word)).map(|word| format!("{path} is pure, yet says {word}")));
     }
     faults
 }
@@ -191,10 +160,7 @@ fn heads(rest: &str) -> Vec<String> {
             break;
         }
     }
-    starts
-        .into_iter()
-        .filter_map(|start| word(group[..end].get(start..)?.trim_start()))
-        .collect()
+    starts.into_iter().filter_map(|start| word(group[..end].get(start..)?.trim_start())).collect()
 }
 
 fn word(text: &str) -> Option<String> {
@@ -208,9 +174,8 @@ fn is_word(letter: char) -> bool {
 
 /// Whether the code has this word or path, as a whole.
 fn says(code: &str, word: &str) -> bool {
-    code.match_indices(word).any(|(at, _)| {
-        !code[..at].ends_with(is_word) && !code[at + word.len()..].starts_with(is_word)
-    })
+    code.match_indices(word)
+        .any(|(at, _)| !code[..at].ends_with(is_word) && !code[at + word.len()..].starts_with(is_word))
 }
 
 /// The text with comments left out and the insides of strings and characters made harmless; lines stay where they are.
@@ -291,11 +256,7 @@ fn string(text: &str) -> usize {
 fn character(text: &str) -> Option<usize> {
     let inside = text.strip_prefix('\'')?;
     let first = inside.chars().next()?;
-    let length = if first == '\\' {
-        inside[2..].find('\'')? + 2
-    } else {
-        first.len_utf8()
-    };
+    let length = if first == '\\' { inside[2..].find('\'')? + 2 } else { first.len_utf8() };
     inside[length..].starts_with('\'').then_some(length + 2)
 }
 
@@ -329,84 +290,29 @@ fn tree(files: &[(&str, &str)]) -> Tree {
 
 /// A file, what stands in it, and what is to be said about it.
 const BAD: &[(&str, &str, &[&str])] = &[
-    (
-        "wire/scan.rs",
-        "use crate::session::Session;",
-        &["wire/scan.rs imports session from a floor above it"],
-    ),
-    (
-        "wire/mod.rs",
-        "fn f() { crate::topology::f() }",
-        &["wire/mod.rs imports topology from a floor above it"],
-    ),
-    (
-        "topology/mod.rs",
-        "use crate::auth;",
-        &["topology/mod.rs imports its neighbour auth"],
-    ),
+    ("wire/scan.rs", "use crate::session::Session;", &["wire/scan.rs imports session from a floor above it"]),
+    ("wire/mod.rs", "fn f() { crate::topology::f() }", &["wire/mod.rs imports topology from a floor above it"]),
+    ("topology/mod.rs", "use crate::auth;", &["topology/mod.rs imports its neighbour auth"]),
     (
         "session/mod.rs",
         "use crate::{\n    ids::{Lsn, PodId},\n    app::run,\n    discovery,\n};",
-        &[
-            "session/mod.rs imports app from a floor above it",
-            "session/mod.rs imports its neighbour discovery",
-        ],
+        &["session/mod.rs imports app from a floor above it", "session/mod.rs imports its neighbour discovery"],
     ),
-    (
-        "net/tls.rs",
-        "use super::super::backend::X;",
-        &["net/tls.rs imports backend from a floor above it"],
-    ),
-    (
-        "net/mod.rs",
-        "use super::backend::X;",
-        &["net/mod.rs imports backend from a floor above it"],
-    ),
-    (
-        "ids.rs",
-        "use super::error::Code;",
-        &["ids.rs imports error from a floor above it"],
-    ),
-    (
-        "app.rs",
-        "use crate::attic::X;",
-        &["app.rs imports attic, which stands on no floor"],
-    ),
-    (
-        "attic/mod.rs",
-        "",
-        &["attic/mod.rs: the module attic stands on no floor"],
-    ),
-    (
-        "continuity/state.rs",
-        "use tokio::time;",
-        &["continuity/state.rs is pure, yet says tokio"],
-    ),
-    (
-        "topology/mod.rs",
-        "let now = std::time::Instant::now();",
-        &["topology/mod.rs is pure, yet says Instant::now"],
-    ),
+    ("net/tls.rs", "use super::super::backend::X;", &["net/tls.rs imports backend from a floor above it"]),
+    ("net/mod.rs", "use super::backend::X;", &["net/mod.rs imports backend from a floor above it"]),
+    ("ids.rs", "use super::error::Code;", &["ids.rs imports error from a floor above it"]),
+    ("app.rs", "use crate::attic::X;", &["app.rs imports attic, which stands on no floor"]),
+    ("attic/mod.rs", "", &["attic/mod.rs: the module attic stands on no floor"]),
+    ("continuity/state.rs", "use tokio::time;", &["continuity/state.rs is pure, yet says tokio"]),
+    ("topology/mod.rs", "let now = std::time::Instant::now();", &["topology/mod.rs is pure, yet says Instant::now"]),
     (
         "auth/mod.rs",
         "fn f<'a>(c: char) { if c == '\"' { tracing::info!(\"\") } }",
         &["auth/mod.rs is pure, yet says tracing"],
     ),
-    (
-        "config/read.rs",
-        "std::fs::read(x)",
-        &["config/read.rs is pure, yet says std::fs"],
-    ),
-    (
-        "config/load.rs",
-        "println!()",
-        &["config/load.rs is pure, yet says println"],
-    ),
-    (
-        "wire/mod.rs",
-        "#[cfg(test)]\nmod tests;\nuse crate::net::X;",
-        &["wire/mod.rs imports net from a floor above it"],
-    ),
+    ("config/read.rs", "std::fs::read(x)", &["config/read.rs is pure, yet says std::fs"]),
+    ("config/load.rs", "println!()", &["config/load.rs is pure, yet says println"]),
+    ("wire/mod.rs", "#[cfg(test)]\nmod tests;\nuse crate::net::X;", &["wire/mod.rs imports net from a floor above it"]),
     (
         "wire/mod.rs",
         "#[cfg(test)]\nmod tests { fn f() {} }\nuse crate::net::X;",
@@ -420,25 +326,16 @@ fn every_kind_of_fault_is_found() {
         assert_eq!(faults(&tree(&[(path, text)])), *expected, "{path}: {text}");
     }
     let long = "let x = 1;\n".repeat(LONGEST_FILE + 1);
-    assert_eq!(
-        faults(&tree(&[("net/mod.rs", &long)])),
-        ["net/mod.rs has 501 lines of code; 500 is the limit"]
-    );
+    assert_eq!(faults(&tree(&[("net/mod.rs", &long)])), ["net/mod.rs has 501 lines of code; 500 is the limit"]);
     let silent = Tree::from([("ids.rs".to_owned(), "use std::fmt;\n".to_owned())]);
-    assert_eq!(
-        faults(&silent),
-        ["ids.rs does not begin with a line that says what it knows (`//! ...`)"]
-    );
+    assert_eq!(faults(&silent), ["ids.rs does not begin with a line that says what it knows (`//! ...`)"]);
 }
 
 #[test]
 fn what_only_looks_like_a_fault_is_not() {
     let comments = "// filler\n\n".repeat(LONGEST_FILE + 1);
     let good = tree(&[
-        (
-            "wire/scan.rs",
-            "use crate::{error::Code, ids::Lsn};\nuse super::message::X;\nuse crate::wire::sql;",
-        ),
+        ("wire/scan.rs", "use crate::{error::Code, ids::Lsn};\nuse super::message::X;\nuse crate::wire::sql;"),
         ("wire/message/deep.rs", "use super::super::sql::X;"),
         (
             "topology/mod.rs",
@@ -452,15 +349,9 @@ fn what_only_looks_like_a_fault_is_not() {
             "continuity/mod.rs",
             "use std::time::Instant;\n#[cfg(test)]\nmod tests {\n    use crate::net::X;\n    fn f() { tokio::spawn(Instant::now()) }\n}\n",
         ),
-        (
-            "continuity/tests.rs",
-            "use crate::session::X; use tokio::time;",
-        ),
+        ("continuity/tests.rs", "use crate::session::X; use tokio::time;"),
         ("config/load.rs", "std::env::var(x); std::fs::read(y);"),
-        (
-            "metrics.rs",
-            "use tokio::time::Instant; let x = Instant::now();",
-        ),
+        ("metrics.rs", "use tokio::time::Instant; let x = Instant::now();"),
         ("main.rs", "use pgmoor::cli;"),
         ("net/mod.rs", &comments),
         ("lib.rs", "pub mod attic;"),

@@ -1,12 +1,7 @@
 //! Authentication from outside: both SCRAM machines against each other, secrets as PostgreSQL writes them, nothing shown.
-#![allow(
-    clippy::unwrap_used,
-    reason = "a test's own helpers fail by panicking, as its body does"
-)]
+#![allow(clippy::unwrap_used, reason = "a test's own helpers fail by panicking, as its body does")]
 
-use pgmoor::auth::{
-    AuthError, ClientFirst, Credentials, Password, ScramKeys, Secret, ServerFirst, md5_password,
-};
+use pgmoor::auth::{AuthError, ClientFirst, Credentials, Password, ScramKeys, Secret, ServerFirst, md5_password};
 
 const SALT: &[u8] = b"sixteen bytes ..";
 
@@ -16,8 +11,7 @@ fn exchange(
     keys: impl FnOnce(&[u8], u32) -> ScramKeys,
 ) -> Result<(ScramKeys, Result<(), AuthError>), AuthError> {
     let (client_first, client) = ClientFirst::begin([1; 18]);
-    let (server_first, server) =
-        ServerFirst::new(secret, [2; 18]).handle(client_first.as_bytes())?;
+    let (server_first, server) = ServerFirst::new(secret, [2; 18]).handle(client_first.as_bytes())?;
     let challenge = client.handle(server_first.as_bytes())?;
     let keys = keys(challenge.salt(), challenge.iterations());
     let (client_final, client) = challenge.answer(&keys)?;
@@ -29,8 +23,7 @@ fn exchange(
 fn the_right_password_satisfies_both_sides_and_leaves_keys_that_log_in_again() {
     let secret = Secret::from_password("pencil", SALT, 4096);
     let password = Password::new("pencil");
-    let (keys, client) =
-        exchange(secret.clone(), |salt, rounds| password.keys(salt, rounds)).unwrap();
+    let (keys, client) = exchange(secret.clone(), |salt, rounds| password.keys(salt, rounds)).unwrap();
     client.unwrap();
     let (_, client) = exchange(secret, |_, _| keys).unwrap();
     client.unwrap();
@@ -40,20 +33,10 @@ fn the_right_password_satisfies_both_sides_and_leaves_keys_that_log_in_again() {
 fn a_wrong_password_and_an_unknown_user_cannot_be_told_apart() {
     let derive = |salt: &[u8], rounds| ScramKeys::derive("wrong", salt, rounds);
     let known = Secret::from_password("pencil", SALT, 4096);
-    assert_eq!(
-        exchange(known.clone(), derive).unwrap_err(),
-        AuthError::WrongPassword
-    );
+    assert_eq!(exchange(known.clone(), derive).unwrap_err(), AuthError::WrongPassword);
     let mock = Secret::mock(&[7; 32], "nobody", 4096);
-    assert_eq!(
-        exchange(mock.clone(), derive).unwrap_err(),
-        AuthError::WrongPassword
-    );
-    assert_eq!(
-        mock,
-        Secret::mock(&[7; 32], "nobody", 4096),
-        "asked twice, the salt is the same"
-    );
+    assert_eq!(exchange(mock.clone(), derive).unwrap_err(), AuthError::WrongPassword);
+    assert_eq!(mock, Secret::mock(&[7; 32], "nobody", 4096), "asked twice, the salt is the same");
     assert_ne!(mock, Secret::mock(&[7; 32], "somebody", 4096));
     assert_ne!(mock, Secret::mock(&[8; 32], "nobody", 4096));
     assert_eq!(mock.to_string().len(), known.to_string().len());
@@ -67,22 +50,15 @@ fn a_server_without_the_secret_is_found_out() {
     let (front, _) = right.rsplit_once(':').unwrap();
     let (_, server_key) = other.rsplit_once(':').unwrap();
     let forged = format!("{front}:{server_key}").parse().unwrap();
-    let (_, client) = exchange(forged, |salt, rounds| {
-        ScramKeys::derive("pencil", salt, rounds)
-    })
-    .unwrap();
+    let (_, client) = exchange(forged, |salt, rounds| ScramKeys::derive("pencil", salt, rounds)).unwrap();
     assert_eq!(client, Err(AuthError::ServerNotProven));
 }
 
 #[test]
 fn a_secret_reads_what_it_writes_and_nothing_else() {
     // Of RFC 7677's example, as PostgreSQL would store it.
-    let text = Secret::from_password(
-        "pencil",
-        b"[m\x99h\x9d\x12\x35\x8e\xec\xa0K\x14\x12\x36\xfa\x81",
-        4096,
-    )
-    .to_string();
+    let text =
+        Secret::from_password("pencil", b"[m\x99h\x9d\x12\x35\x8e\xec\xa0K\x14\x12\x36\xfa\x81", 4096).to_string();
     assert_eq!(
         text,
         "SCRAM-SHA-256$4096:W22ZaJ0SNY7soEsUEjb6gQ==$\
@@ -126,19 +102,13 @@ fn derived_keys_are_remembered_by_salt_and_iterations_and_shared_by_clones() {
     let clone = password.clone();
     assert!(clone.remembered_keys(SALT, 2).is_none());
     let keys = password.keys(SALT, 2);
-    assert_eq!(
-        clone.remembered_keys(SALT, 2).unwrap().secret(),
-        keys.secret()
-    );
+    assert_eq!(clone.remembered_keys(SALT, 2).unwrap().secret(), keys.secret());
     assert!(clone.remembered_keys(SALT, 3).is_none());
     assert!(clone.remembered_keys(b"another", 2).is_none());
     for rounds in 3..50 {
         password.keys(SALT, rounds);
     }
-    assert!(
-        clone.remembered_keys(SALT, 2).is_none(),
-        "the memory is bounded"
-    );
+    assert!(clone.remembered_keys(SALT, 2).is_none(), "the memory is bounded");
     assert!(clone.remembered_keys(SALT, 49).is_some());
 }
 

@@ -1,12 +1,6 @@
 //! Logging in to a pod: every method, every way a server can refuse, stall, break off or lie, and a real PostgreSQL.
-#![allow(
-    clippy::unwrap_used,
-    reason = "a test's own helpers fail by panicking, as its body does"
-)]
-#![allow(
-    clippy::disallowed_methods,
-    reason = "real processes live in real time"
-)]
+#![allow(clippy::unwrap_used, reason = "a test's own helpers fail by panicking, as its body does")]
+#![allow(clippy::disallowed_methods, reason = "real processes live in real time")]
 
 #[path = "backend/fake.rs"]
 mod fake;
@@ -23,9 +17,7 @@ mod tls;
 
 use bytes::BytesMut;
 use fake::{Fake, Talk, connect, soon};
-use pgmoor::auth::{
-    AuthError, Credentials, Password, ScramKeys, Secret, ServerFirst, md5_password,
-};
+use pgmoor::auth::{AuthError, Credentials, Password, ScramKeys, Secret, ServerFirst, md5_password};
 use pgmoor::backend::{self, ConnectError};
 use pgmoor::wire::CancelKey;
 use pgmoor::wire::message::write::backend as write;
@@ -42,22 +34,10 @@ async fn trust_needs_no_proof_and_the_startup_packet_says_who_we_are() {
         startup
     })
     .await;
-    let parameters = [
-        ("application_name", "probe"),
-        ("user", "postgres"),
-        ("options", "-c geqo=off"),
-    ];
-    let backend = connect(&fake, &Credentials::None, &parameters)
-        .await
-        .unwrap();
+    let parameters = [("application_name", "probe"), ("user", "postgres"), ("options", "-c geqo=off")];
+    let backend = connect(&fake, &Credentials::None, &parameters).await.unwrap();
     assert_eq!(backend.parameters["server_version"], "15.0");
-    assert_eq!(
-        backend.key.unwrap(),
-        CancelKey {
-            process_id: 42,
-            secret: vec![1, 2, 3, 4]
-        }
-    );
+    assert_eq!(backend.key.unwrap(), CancelKey { process_id: 42, secret: vec![1, 2, 3, 4] });
     assert_eq!(&backend.received[..], b"", "nothing was read ahead");
     let sent = b"\0\x03\0\0user\0alice\0database\0orders\0application_name\0probe\0options\0-c geqo=off\0\0";
     assert_eq!(fake.end().await, sent, "a parameter cannot change the user");
@@ -78,8 +58,7 @@ async fn a_password_answers_cleartext_and_md5() {
 
     let fake = Fake::serve(async |mut talk: Talk| {
         talk.startup().await;
-        talk.send(|out| write::authentication_md5(out, [9, 8, 7, 6]))
-            .await;
+        talk.send(|out| write::authentication_md5(out, [9, 8, 7, 6])).await;
         let answer = talk.frame().await;
         talk.ready().await;
         answer
@@ -93,19 +72,13 @@ async fn a_password_answers_cleartext_and_md5() {
 /// The server's side of SCRAM up to the client's proof; gives the server's last word, if the proof is right.
 async fn scram(talk: &mut Talk, secret: Secret) -> Option<String> {
     talk.startup().await;
-    talk.send(|out| write::authentication_sasl(out, &["SCRAM-SHA-256-PLUS", "SCRAM-SHA-256"]))
-        .await;
+    talk.send(|out| write::authentication_sasl(out, &["SCRAM-SHA-256-PLUS", "SCRAM-SHA-256"])).await;
     let (_, first) = talk.frame().await;
     let first = first.strip_prefix(b"SCRAM-SHA-256\0").unwrap();
-    let (server_first, next) = ServerFirst::new(secret, [3; 18])
-        .handle(&first[4..])
-        .unwrap();
-    talk.send(|out| write::authentication_sasl_continue(out, server_first.as_bytes()))
-        .await;
+    let (server_first, next) = ServerFirst::new(secret, [3; 18]).handle(&first[4..]).unwrap();
+    talk.send(|out| write::authentication_sasl_continue(out, server_first.as_bytes())).await;
     let (_, last) = talk.frame().await;
-    next.handle(&last)
-        .ok()
-        .map(|(server_final, _)| server_final)
+    next.handle(&last).ok().map(|(server_final, _)| server_final)
 }
 
 fn secret() -> Secret {
@@ -118,8 +91,7 @@ async fn a_password_and_kept_keys_answer_scram() {
     for credentials in [password("pencil"), Credentials::ScramKeys(keys)] {
         let fake = Fake::serve(async |mut talk: Talk| {
             let last = scram(&mut talk, secret()).await.unwrap();
-            talk.send(|out| write::authentication_sasl_final(out, last.as_bytes()))
-                .await;
+            talk.send(|out| write::authentication_sasl_final(out, last.as_bytes())).await;
             talk.ready().await;
         })
         .await;
@@ -134,17 +106,13 @@ async fn a_server_that_skips_or_forges_its_own_proof_is_left() {
         let fake = Fake::serve(async move |mut talk: Talk| {
             scram(&mut talk, secret()).await.unwrap();
             if let Some(forged) = forged {
-                talk.send(|out| write::authentication_sasl_final(out, forged.as_bytes()))
-                    .await;
+                talk.send(|out| write::authentication_sasl_final(out, forged.as_bytes())).await;
             }
             talk.ready().await;
         })
         .await;
         let error = connect(&fake, &password("pencil"), &[]).await.unwrap_err();
-        assert!(
-            matches!(error, ConnectError::Auth(AuthError::ServerNotProven)),
-            "{error}"
-        );
+        assert!(matches!(error, ConnectError::Auth(AuthError::ServerNotProven)), "{error}");
         assert!(!error.is_transient());
     }
 }
@@ -154,24 +122,15 @@ async fn keys_of_another_secret_are_never_sent() {
     let keys = ScramKeys::derive("pencil", b"another salt ...", 4096);
     let fake = Fake::serve(async |mut talk: Talk| {
         talk.startup().await;
-        talk.send(|out| write::authentication_sasl(out, &["SCRAM-SHA-256"]))
-            .await;
+        talk.send(|out| write::authentication_sasl(out, &["SCRAM-SHA-256"])).await;
         let (_, first) = talk.frame().await;
-        let (server_first, _) = ServerFirst::new(secret(), [3; 18])
-            .handle(&first[18..])
-            .unwrap();
-        talk.send(|out| write::authentication_sasl_continue(out, server_first.as_bytes()))
-            .await;
+        let (server_first, _) = ServerFirst::new(secret(), [3; 18]).handle(&first[18..]).unwrap();
+        talk.send(|out| write::authentication_sasl_continue(out, server_first.as_bytes())).await;
         talk.rest().await
     })
     .await;
-    let error = connect(&fake, &Credentials::ScramKeys(keys), &[])
-        .await
-        .unwrap_err();
-    assert!(
-        matches!(error, ConnectError::Auth(AuthError::OtherSecret)),
-        "{error}"
-    );
+    let error = connect(&fake, &Credentials::ScramKeys(keys), &[]).await.unwrap_err();
+    assert!(matches!(error, ConnectError::Auth(AuthError::OtherSecret)), "{error}");
     assert_eq!(fake.end().await, b"");
 }
 
@@ -197,10 +156,7 @@ async fn credentials_that_cannot_answer_send_nothing() {
         })
         .await;
         let error = connect(&fake, &credentials, &[]).await.unwrap_err();
-        assert!(
-            matches!(error, ConnectError::Auth(AuthError::NoAnswer { .. })),
-            "{error}"
-        );
+        assert!(matches!(error, ConnectError::Auth(AuthError::NoAnswer { .. })), "{error}");
         assert_eq!(fake.end().await, b"");
     }
 }
@@ -234,11 +190,7 @@ async fn a_no_is_sorted_into_never_and_not_now() {
         .await;
         let error = connect(&fake, &Credentials::None, &[]).await.unwrap_err();
         assert_eq!(error.is_transient(), transient, "{error}");
-        assert_eq!(
-            matches!(error, ConnectError::NotAccepting(_)),
-            transient,
-            "{error}"
-        );
+        assert_eq!(matches!(error, ConnectError::NotAccepting(_)), transient, "{error}");
         let said = error.server_error().unwrap();
         assert_eq!((said.code.as_str(), said.message.as_str()), (code, "no"));
         assert_eq!(said.detail.as_deref(), Some("why"));
@@ -248,22 +200,12 @@ async fn a_no_is_sorted_into_never_and_not_now() {
 
 #[tokio::test]
 async fn a_cancel_request_is_sent_and_waited_for() {
-    let key = CancelKey {
-        process_id: 42,
-        secret: vec![1, 2, 3, 4],
-    };
+    let key = CancelKey { process_id: 42, secret: vec![1, 2, 3, 4] };
     let fake = Fake::serve(async |mut talk: Talk| talk.exactly(16).await).await;
-    backend::cancel(fake.address, &fake.tls(), &key, soon())
-        .await
-        .unwrap();
-    assert_eq!(
-        fake.end().await,
-        b"\0\0\0\x10\x04\xd2\x16\x2e\0\0\0\x2a\x01\x02\x03\x04"
-    );
+    backend::cancel(fake.address, &fake.tls(), &key, soon()).await.unwrap();
+    assert_eq!(fake.end().await, b"\0\0\0\x10\x04\xd2\x16\x2e\0\0\0\x2a\x01\x02\x03\x04");
 
     let fake = Fake::serve(async |talk: Talk| talk.silence().await).await;
-    let error = backend::cancel(fake.address, &fake.tls(), &key, fake::shortly())
-        .await
-        .unwrap_err();
+    let error = backend::cancel(fake.address, &fake.tls(), &key, fake::shortly()).await.unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::TimedOut);
 }

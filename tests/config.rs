@@ -1,9 +1,6 @@
 //! The configuration's contract: the reference file stays true, and a bad file is answered with a place, a key and a way out.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "what a test cannot go on without ends it"
-)]
+#![allow(clippy::unwrap_used, reason = "what a test cannot go on without ends it")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -11,8 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use pgmoor::config::{
-    Absent, AuthMethod, ClientTls, Config, ConfigError, Databases, Discovery, Preset, Secret,
-    ServerTls, Users, keys,
+    Absent, AuthMethod, ClientTls, Config, ConfigError, Databases, Discovery, Preset, Secret, ServerTls, Users, keys,
 };
 
 const REFERENCE: &str = include_str!("../config/pgmoor.toml");
@@ -72,10 +68,7 @@ fn written() -> BTreeMap<String, (String, bool)> {
         let Some((name, value)) = text.split_once(" = ") else {
             continue;
         };
-        if name
-            .chars()
-            .all(|letter| letter.is_ascii_lowercase() || letter == '_')
-        {
+        if name.chars().all(|letter| letter.is_ascii_lowercase() || letter == '_') {
             let key = format!("{section}.{name}");
             let twice = found.insert(key, (value.to_owned(), live)).is_some();
             assert!(!twice, "{section}.{name} stands twice");
@@ -88,13 +81,9 @@ fn written() -> BTreeMap<String, (String, bool)> {
 fn the_reference_is_a_good_file() {
     let config = parse(REFERENCE).unwrap();
     assert_eq!(config.auth.method, AuthMethod::Scram);
-    assert!(
-        matches!(config.auth.users.secret("app"), Some(Secret::Password(word)) if word.reveal() == "secret")
-    );
+    assert!(matches!(config.auth.users.secret("app"), Some(Secret::Password(word)) if word.reveal() == "secret"));
     assert_eq!(config.clusters[0].databases, Databases::Every);
-    assert!(
-        matches!(&config.clusters[0].discovery, Discovery::Kubernetes(it) if it.preset == Preset::Patroni)
-    );
+    assert!(matches!(&config.clusters[0].discovery, Discovery::Kubernetes(it) if it.preset == Preset::Patroni));
 }
 
 #[test]
@@ -111,10 +100,7 @@ fn the_reference_has_every_key_with_its_default_and_no_other() {
     }
     let known: BTreeSet<String> = keys().map(|(key, _)| key).collect();
     for key in written.keys() {
-        assert!(
-            known.contains(key),
-            "config/pgmoor.toml has {key}, which is no key"
-        );
+        assert!(known.contains(key), "config/pgmoor.toml has {key}, which is no key");
     }
 }
 
@@ -147,24 +133,15 @@ fn the_commented_keys_of_the_reference_work_too() {
         .replace("# kubeconfig =", "kubeconfig =")
         .replace("# context =", "context =")
         .replace("# leader =", "leader =")
-        .replace(
-            "# password_file = \"/run/secrets/pgmoor/probe-password\"",
-            "password_file = \"password\"",
-        )
+        .replace("# password_file = \"/run/secrets/pgmoor/probe-password\"", "password_file = \"password\"")
         .replace("# ca =", "ca =")
         .replace("# dns =", "dns =");
     let config = parse(&text).unwrap();
     let cluster = &config.clusters[0];
     assert!(matches!(&config.tls, ClientTls::Require(files) if files.client_ca.is_some()));
-    assert_eq!(
-        cluster.tls.pod_dns(&"pg-1".into()).as_deref(),
-        Some("pg-1.orders.db.svc")
-    );
+    assert_eq!(cluster.tls.pod_dns(&"pg-1".into()).as_deref(), Some("pg-1.orders.db.svc"));
     assert_eq!(cluster.lag_limit, Duration::from_secs(3));
-    assert_eq!(
-        cluster.probe.password.as_ref().map(|word| word.reveal()),
-        Some("from a file")
-    );
+    assert_eq!(cluster.probe.password.as_ref().map(|word| word.reveal()), Some("from a file"));
     assert!(cluster.admits("app") && !cluster.admits("stranger"));
     let Discovery::Kubernetes(kubernetes) = &cluster.discovery else {
         panic!("{cluster:?}");
@@ -179,27 +156,14 @@ fn a_named_database_goes_before_every_database() {
         "{LEAST}\n[[cluster]]\nname = \"stock\"\ndatabases = [\"stock\", \"bins\"]\ndiscovery.fixed = [\"a=[::1]:1\", \"b=pg.example:2\"]\nprobe = {{ user = \"p\" }}\ntls.mode = \"prefer\"\n"
     );
     let config = parse(&text).unwrap();
-    let name = |database| {
-        config
-            .database_cluster(database)
-            .map(|cluster| cluster.name.as_str())
-    };
-    assert_eq!(
-        (name("stock"), name("bins"), name("shop")),
-        (Some("stock"), Some("stock"), Some("orders"))
-    );
+    let name = |database| config.database_cluster(database).map(|cluster| cluster.name.as_str());
+    assert_eq!((name("stock"), name("bins"), name("shop")), (Some("stock"), Some("stock"), Some("orders")));
     assert_eq!(config.clusters[1].tls, ServerTls::Prefer);
     let Discovery::Fixed(pods) = &config.clusters[1].discovery else {
         panic!("{:?}", config.clusters[1]);
     };
-    assert_eq!(
-        (pods[0].name.as_str(), pods[0].host.as_str(), pods[0].port),
-        ("a", "::1", 1)
-    );
-    assert_eq!(
-        (pods[1].name.as_str(), pods[1].host.as_str(), pods[1].port),
-        ("b", "pg.example", 2)
-    );
+    assert_eq!((pods[0].name.as_str(), pods[0].host.as_str(), pods[0].port), ("a", "::1", 1));
+    assert_eq!((pods[1].name.as_str(), pods[1].host.as_str(), pods[1].port), ("b", "pg.example", 2));
 
     let only = parse(&LEAST.replace("name = ", "databases = \"shop\"\nname = ")).unwrap();
     assert!(only.database_cluster("stock").is_none());
@@ -207,10 +171,7 @@ fn a_named_database_goes_before_every_database() {
 
 #[test]
 fn several_addresses_and_variables() {
-    let text = LEAST.replace(
-        "\"0.0.0.0:5432\"",
-        "[\"127.0.0.1:${PORT}\", \"[::1]:${PORT}\"]\nadmin = []",
-    );
+    let text = LEAST.replace("\"0.0.0.0:5432\"", "[\"127.0.0.1:${PORT}\", \"[::1]:${PORT}\"]\nadmin = []");
     let listen = parse(&text).unwrap().listen;
     let shown: Vec<String> = listen.rw.iter().map(ToString::to_string).collect();
     assert_eq!(shown, ["127.0.0.1:6432", "[::1]:6432"]);
@@ -220,61 +181,29 @@ fn several_addresses_and_variables() {
 /// The least file with one piece of it replaced → what is said about it, after the file's name.
 const BAD: &[(&str, &str, &str)] = &[
     ("[listen]", "[listen", r"2:8: unclosed table, expected `]`"),
-    (
-        "\"0.0.0.0:5432\"",
-        "\"0.0.0.0\"",
-        r#"3:6: listen.rw: "0.0.0.0" has no port; write it as "0.0.0.0:5432""#,
-    ),
-    (
-        "\"0.0.0.0:5432\"",
-        "\"::1\"",
-        r#"3:6: listen.rw: "::1" has no port; write it as "[::1]:5432""#,
-    ),
+    ("\"0.0.0.0:5432\"", "\"0.0.0.0\"", r#"3:6: listen.rw: "0.0.0.0" has no port; write it as "0.0.0.0:5432""#),
+    ("\"0.0.0.0:5432\"", "\"::1\"", r#"3:6: listen.rw: "::1" has no port; write it as "[::1]:5432""#),
     (
         "\"0.0.0.0:5432\"",
         "\"localhost:5432\"",
         r#"3:6: listen.rw: "localhost:5432" is not an IP address with a port; write it as "0.0.0.0:5432""#,
     ),
-    (
-        "\"0.0.0.0:5432\"",
-        "5432",
-        r"3:6: listen.rw: must be a string or a list of strings, not an integer",
-    ),
+    ("\"0.0.0.0:5432\"", "5432", r"3:6: listen.rw: must be a string or a list of strings, not an integer"),
     (
         "\"0.0.0.0:5432\"",
         "[\"0.0.0.0:1\", \"0.0.0.0:1\"]",
         r"3:20: listen.rw: 0.0.0.0:1 is given twice; every address is one door",
     ),
-    (
-        "\"0.0.0.0:5432\"",
-        "\"0.0.0.0:${PROT}\"",
-        r"3:6: listen.rw: the environment variable PROT is not set",
-    ),
+    ("\"0.0.0.0:5432\"", "\"0.0.0.0:${PROT}\"", r"3:6: listen.rw: the environment variable PROT is not set"),
     (
         "\"0.0.0.0:5432\"",
         "\"0.0.0.0:${PORT\"",
         r"3:6: listen.rw: has a `${` without its `}`; write `$${` for the characters themselves",
     ),
-    (
-        "rw = \"0.0.0.0:5432\"",
-        "",
-        r#"2:1: listen: neither rw nor ro has an address; write rw = "0.0.0.0:5432""#,
-    ),
-    (
-        "rw = ",
-        "auto = ",
-        r"3:1: listen.auto: comes with a later version; leave it out for now",
-    ),
-    (
-        "rw = ",
-        "rww = ",
-        r"3:1: listen.rww: is not a key; did you mean `rw`?",
-    ),
-    (
-        "[auth]",
-        "[pool]\nsize = 3\n[auth]",
-        r"4:2: pool: comes with a later version; leave it out for now",
-    ),
+    ("rw = \"0.0.0.0:5432\"", "", r#"2:1: listen: neither rw nor ro has an address; write rw = "0.0.0.0:5432""#),
+    ("rw = ", "auto = ", r"3:1: listen.auto: comes with a later version; leave it out for now"),
+    ("rw = ", "rww = ", r"3:1: listen.rww: is not a key; did you mean `rw`?"),
+    ("[auth]", "[pool]\nsize = 3\n[auth]", r"4:2: pool: comes with a later version; leave it out for now"),
     (
         "[auth]",
         "[tls]\nmode = \"require\"\n[auth]",
@@ -285,21 +214,13 @@ const BAD: &[(&str, &str, &str)] = &[
         "[tls]\ncert = \"tls.crt\"\n[auth]",
         r#"5:8: tls.cert: is of no use with mode = "off"; write mode = "prefer" or "require", or leave it out"#,
     ),
-    (
-        "[auth]",
-        "[tls]\nmode = \"yes\"\n[auth]",
-        r#"5:8: tls.mode: "yes" is not one of "off", "prefer", "require""#,
-    ),
+    ("[auth]", "[tls]\nmode = \"yes\"\n[auth]", r#"5:8: tls.mode: "yes" is not one of "off", "prefer", "require""#),
     (
         "[auth]",
         "[limits]\nsessions = 0\n[auth]",
         r"5:12: limits.sessions: 0 is out of range; write a number from 1 to 1000000",
     ),
-    (
-        "[auth]",
-        "[limits]\nsessions = \"many\"\n[auth]",
-        r"5:12: limits.sessions: must be a whole number, not a string",
-    ),
+    ("[auth]", "[limits]\nsessions = \"many\"\n[auth]", r"5:12: limits.sessions: must be a whole number, not a string"),
     (
         "[auth]",
         "[limits]\nmessage_size = \"64KB\"\n[auth]",
@@ -310,11 +231,7 @@ const BAD: &[(&str, &str, &str)] = &[
         "[limits]\nmessage_size = \"2GiB\"\n[auth]",
         r#"5:16: limits.message_size: "2GiB" is out of range; write a size from "64KiB" to "1GiB""#,
     ),
-    (
-        "[auth]",
-        "[limits]\nlogin_timeout = \"0s\"\n[auth]",
-        r"5:17: limits.login_timeout: must be longer than nothing",
-    ),
+    ("[auth]", "[limits]\nlogin_timeout = \"0s\"\n[auth]", r"5:17: limits.login_timeout: must be longer than nothing"),
     (
         "[auth]",
         "[continuity]\nhold = 30\n[auth]",
@@ -325,21 +242,9 @@ const BAD: &[(&str, &str, &str)] = &[
         "[continuity]\nhold = true\n[auth]",
         r#"5:8: continuity.hold: must be a duration such as "10s", not a boolean"#,
     ),
-    (
-        "[auth]",
-        "[continuity]\nask = \"yes\"\n[auth]",
-        r"5:7: continuity.ask: must be true or false, not a string",
-    ),
-    (
-        "[auth]",
-        "[continuity]\nhodl = \"30s\"\n[auth]",
-        r"5:1: continuity.hodl: is not a key; did you mean `hold`?",
-    ),
-    (
-        "[auth]",
-        "[limits]\nhold = \"30s\"\n[auth]",
-        r"5:1: limits.hold: is not a key here; it belongs in [continuity]",
-    ),
+    ("[auth]", "[continuity]\nask = \"yes\"\n[auth]", r"5:7: continuity.ask: must be true or false, not a string"),
+    ("[auth]", "[continuity]\nhodl = \"30s\"\n[auth]", r"5:1: continuity.hodl: is not a key; did you mean `hold`?"),
+    ("[auth]", "[limits]\nhold = \"30s\"\n[auth]", r"5:1: limits.hold: is not a key here; it belongs in [continuity]"),
     (
         "[auth]",
         "[continuity]\nrelease_start = 100\n[auth]",
@@ -350,21 +255,13 @@ const BAD: &[(&str, &str, &str)] = &[
         "[log]\nlevel = \"loud\"\n[auth]",
         r#"5:9: log.level: "loud" is not one of "error", "warn", "info", "debug", "trace""#,
     ),
-    (
-        "[auth]",
-        "log = 3\n[auth]",
-        r"4:1: listen.log: is not a key here; it belongs at the top of the file",
-    ),
+    ("[auth]", "log = 3\n[auth]", r"4:1: listen.log: is not a key here; it belongs at the top of the file"),
     (
         "\"trust\"",
         "\"cert\"",
         r#"5:10: auth.method: "cert" comes with a later version; write "scram-sha-256" with tls.client_ca for now"#,
     ),
-    (
-        "\"trust\"",
-        "\"md5\"",
-        r#"5:10: auth.method: "md5" is not one of "scram-sha-256", "trust""#,
-    ),
+    ("\"trust\"", "\"md5\"", r#"5:10: auth.method: "md5" is not one of "scram-sha-256", "trust""#),
     (
         "method = \"trust\"",
         "",
@@ -375,21 +272,9 @@ const BAD: &[(&str, &str, &str)] = &[
         "users_file = \"gone.toml\"",
         r"5:14: auth.users_file: /etc/pgmoor/gone.toml cannot be read: no such file",
     ),
-    (
-        "[[cluster]]",
-        "[cluster]",
-        r"6:1: cluster: there may be several; write it as [[cluster]]",
-    ),
-    (
-        "name = \"orders\"",
-        "",
-        r#"6:1: cluster.name: is missing; write name = "orders""#,
-    ),
-    (
-        "name = \"orders\"",
-        "name = \"\"",
-        r"7:8: cluster.name: is empty",
-    ),
+    ("[[cluster]]", "[cluster]", r"6:1: cluster: there may be several; write it as [[cluster]]"),
+    ("name = \"orders\"", "", r#"6:1: cluster.name: is missing; write name = "orders""#),
+    ("name = \"orders\"", "name = \"\"", r"7:8: cluster.name: is empty"),
     (
         "name = \"orders\"",
         "name = \"orders\"\ndatabases = []",
@@ -415,11 +300,7 @@ const BAD: &[(&str, &str, &str)] = &[
         "",
         r#"6:1: cluster.discovery: is missing; write discovery.kubernetes = { ... } or discovery.fixed = ["10.0.0.1:5432"]"#,
     ),
-    (
-        "[\"10.0.0.1:5432\"]",
-        "[]",
-        r#"8:19: cluster.discovery.fixed: is empty; write at least one "10.0.0.1:5432""#,
-    ),
+    ("[\"10.0.0.1:5432\"]", "[]", r#"8:19: cluster.discovery.fixed: is empty; write at least one "10.0.0.1:5432""#),
     (
         "[\"10.0.0.1:5432\"]",
         "[\"10.0.0.1\"]",
@@ -455,11 +336,7 @@ const BAD: &[(&str, &str, &str)] = &[
         "kubernetes = { namespace = \"db\", selector = \"a=b\", preset = \"none\", ports = 1 }",
         r"8:79: cluster.discovery.kubernetes.ports: is not a key; did you mean `port`?",
     ),
-    (
-        "probe.user = \"pgmoor\"",
-        "",
-        r#"6:1: cluster.probe.user: is missing; write user = "pgmoor""#,
-    ),
+    ("probe.user = \"pgmoor\"", "", r#"6:1: cluster.probe.user: is missing; write user = "pgmoor""#),
     (
         "probe.user = \"pgmoor\"",
         "probe = { user = \"p\", password = \"a\", password_file = \"b\" }",
@@ -470,11 +347,7 @@ const BAD: &[(&str, &str, &str)] = &[
         "probe = { user = \"p\", password_file = \"empty\" }",
         r"9:39: cluster.probe.password_file: /etc/pgmoor/empty is empty",
     ),
-    (
-        "probe.user = \"pgmoor\"",
-        "probe = 3",
-        r"9:9: cluster.probe: is a section, not a value",
-    ),
+    ("probe.user = \"pgmoor\"", "probe = 3", r"9:9: cluster.probe: is a section, not a value"),
     (
         "probe.user",
         "tls = { mode = \"verify-ca\" }\nprobe.user",
@@ -513,9 +386,7 @@ fn a_bad_file_is_answered_with_a_place_a_key_and_a_way_out() {
             Err(error) => error.to_string(),
         };
         if said != format!("/etc/pgmoor/pgmoor.toml:{expected}") {
-            wrong.push(format!(
-                "{replacement}\n  said     {said}\n  expected {expected}"
-            ));
+            wrong.push(format!("{replacement}\n  said     {said}\n  expected {expected}"));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
@@ -551,10 +422,7 @@ fn a_fault_in_the_users_file_is_found_there() {
             "[[user]]\nname = \"a\"\npassword = \"x\"\n[[user]]\nname = \"a\"\npassword = \"y\"",
             "5:8: user.name: \"a\" is given twice",
         ),
-        (
-            "[[user]]\nname = \"a\"\npasword = \"x\"",
-            "3:1: user.pasword: is not a key; did you mean `password`?",
-        ),
+        ("[[user]]\nname = \"a\"\npasword = \"x\"", "3:1: user.pasword: is not a key; did you mean `password`?"),
     ];
     for (text, expected) in cases {
         let said = parse_users(text).unwrap_err().to_string();
@@ -568,25 +436,15 @@ fn the_commented_users_of_the_reference_work_too() {
         .replace("# [[user]]", "[[user]]")
         .replace("# name", "name")
         .replace("# secret", "secret")
-        .replace(
-            "# password_file = \"/run/secrets/pgmoor/reports\"",
-            "password_file = \"password\"",
-        );
+        .replace("# password_file = \"/run/secrets/pgmoor/reports\"", "password_file = \"password\"");
     let users = parse_users(&text).unwrap();
     assert_eq!(users.len(), 3);
-    assert!(
-        matches!(users.secret("reports"), Some(Secret::Password(word)) if word.reveal() == "from a file")
-    );
-    assert!(
-        matches!(users.secret("admin"), Some(Secret::Scram(verifier)) if verifier.iterations == 4096)
-    );
+    assert!(matches!(users.secret("reports"), Some(Secret::Password(word)) if word.reveal() == "from a file"));
+    assert!(matches!(users.secret("admin"), Some(Secret::Scram(verifier)) if verifier.iterations == 4096));
 }
 
 #[test]
 fn a_missing_file_is_named() {
     let error = Config::load(Path::new("/nowhere/pgmoor.toml")).unwrap_err();
-    assert!(
-        matches!(&error, ConfigError::Unreadable { file, .. } if file == "/nowhere/pgmoor.toml"),
-        "{error}"
-    );
+    assert!(matches!(&error, ConfigError::Unreadable { file, .. } if file == "/nowhere/pgmoor.toml"), "{error}");
 }

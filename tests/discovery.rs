@@ -3,10 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
 
 #[path = "discovery/api.rs"]
-#[expect(
-    dead_code,
-    reason = "shared with the unit tests, which look at the requests"
-)]
+#[expect(dead_code, reason = "shared with the unit tests, which look at the requests")]
 mod api;
 #[path = "discovery/server.rs"]
 mod server;
@@ -46,11 +43,7 @@ fn cluster(discovery: config::Discovery) -> Cluster {
 }
 
 fn fixed(name: &str, port: u16) -> FixedPod {
-    FixedPod {
-        name: PodName::new(name),
-        host: "127.0.0.1".to_owned(),
-        port,
-    }
+    FixedPod { name: PodName::new(name), host: "127.0.0.1".to_owned(), port }
 }
 
 /// A watch under test.
@@ -66,31 +59,16 @@ impl Bench {
         let shutdown = CancellationToken::new();
         let tls = PodTls::new(cluster).unwrap();
         let counted = Arc::clone(&metrics);
-        let discovery = discovery::start(cluster, tls, counted, shutdown.clone())
-            .await
-            .unwrap();
-        Self {
-            discovery,
-            metrics,
-            shutdown,
-        }
+        let discovery = discovery::start(cluster, tls, counted, shutdown.clone()).await.unwrap();
+        Self { discovery, metrics, shutdown }
     }
 
     /// The first table for which this holds.
-    async fn until(
-        &mut self,
-        what: &str,
-        holds: impl FnMut(&Arc<RoutingTable>) -> bool,
-    ) -> Arc<RoutingTable> {
+    async fn until(&mut self, what: &str, holds: impl FnMut(&Arc<RoutingTable>) -> bool) -> Arc<RoutingTable> {
         let routes = &mut self.discovery.routes;
         let found = async { Arc::clone(&routes.wait_for(holds).await.unwrap()) };
         let found = tokio::time::timeout(Duration::from_secs(30), found).await;
-        found.unwrap_or_else(|_| {
-            panic!(
-                "not in time: {what}; the last table: {:#?}",
-                self.discovery.routes.borrow()
-            )
-        })
+        found.unwrap_or_else(|_| panic!("not in time: {what}; the last table: {:#?}", self.discovery.routes.borrow()))
     }
 
     /// Shuts down, and checks that the last table and the probes were counted.
@@ -102,10 +80,7 @@ impl Bench {
         let text = self.metrics.render().unwrap();
         let value = |name: &str| -> u64 {
             let line = text.lines().find_map(|line| line.strip_prefix(name));
-            line.unwrap_or_else(|| panic!("no {name} in {text}"))
-                .trim()
-                .parse()
-                .unwrap()
+            line.unwrap_or_else(|| panic!("no {name} in {text}")).trim().parse().unwrap()
         };
         assert!(value(r#"pgmoor_route_epoch{cluster="orders"}"#) >= last.epoch.0);
         assert!(value(r#"pgmoor_probes_total{cluster="orders",outcome="answered"}"#) > 0);
@@ -127,58 +102,32 @@ async fn a_failover_of_real_servers() {
     }
     let a = Server::primary();
     let b = a.standby();
-    let cluster = cluster(config::Discovery::Fixed(vec![
-        fixed("a", a.port),
-        fixed("b", b.port),
-    ]));
+    let cluster = cluster(config::Discovery::Fixed(vec![fixed("a", a.port), fixed("b", b.port)]));
     let mut bench = Bench::new(&cluster).await;
 
     // Nothing has been written since the standby began: it lags by nothing all the same, and the probe has no rights.
     let both = |table: &Arc<RoutingTable>| {
         is_primary(table, "a", 1)
-            && matches!(
-                role(table, "b"),
-                Some(Role::Replica {
-                    fit: true,
-                    replayed: Some(_),
-                    ..
-                })
-            )
+            && matches!(role(table, "b"), Some(Role::Replica { fit: true, replayed: Some(_), .. }))
     };
     let table = bench.until("a primary and a fit replica", both).await;
-    let Some(Role::Replica { lag, .. }) = role(&table, "b") else {
-        panic!("{table:?}")
-    };
+    let Some(Role::Replica { lag, .. }) = role(&table, "b") else { panic!("{table:?}") };
     assert_eq!(lag, Some(Duration::ZERO));
 
     a.freeze();
-    let nobody =
-        |table: &Arc<RoutingTable>| matches!(table.primary, Primary::Nobody(Vacancy::Unproven));
-    bench
-        .until("a frozen primary is proven no more", nobody)
-        .await;
+    let nobody = |table: &Arc<RoutingTable>| matches!(table.primary, Primary::Nobody(Vacancy::Unproven));
+    bench.until("a frozen primary is proven no more", nobody).await;
     // The promotion's own checkpoint comes later: the timeline must not wait for it.
     b.promote();
-    bench
-        .until("the promoted standby on its new timeline", |table| {
-            is_primary(table, "b", 2)
-        })
-        .await;
+    bench.until("the promoted standby on its new timeline", |table| is_primary(table, "b", 2)).await;
     a.thaw();
-    let fenced = |table: &Arc<RoutingTable>| {
-        is_primary(table, "b", 2) && role(table, "a") == Some(Role::Superseded)
-    };
+    let fenced = |table: &Arc<RoutingTable>| is_primary(table, "b", 2) && role(table, "a") == Some(Role::Superseded);
     bench.until("the old primary is fenced", fenced).await;
 
     // A server that is gone says so at once when somebody doubts it.
-    let id = bench.discovery.routes.borrow().pods[&PodName::new("b")]
-        .id
-        .clone();
+    let id = bench.discovery.routes.borrow().pods[&PodName::new("b")].id.clone();
     drop(b);
-    bench
-        .discovery
-        .evidence
-        .report(&id, Suspicion::ConnectFailed);
+    bench.discovery.evidence.report(&id, Suspicion::ConnectFailed);
     bench.until("nobody is left", nobody).await;
     bench.stop().await;
 }
@@ -191,17 +140,13 @@ async fn a_terminated_probe_connection_is_no_failure() {
     let a = Server::primary();
     let cluster = cluster(config::Discovery::Fixed(vec![fixed("a", a.port)]));
     let mut bench = Bench::new(&cluster).await;
-    bench
-        .until("a primary", |table| is_primary(table, "a", 1))
-        .await;
+    bench.until("a primary", |table| is_primary(table, "a", 1)).await;
     for _ in 0..5 {
         a.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'prober'");
     }
     // Drain marks come by the same road as everything else, so a table with this one is newer than the terminations.
     assert!(bench.discovery.drains.mark(PodName::new("a"), true).await);
-    let table = bench
-        .until("the mark", |table| table.pods[&PodName::new("a")].draining)
-        .await;
+    let table = bench.until("the mark", |table| table.pods[&PodName::new("a")].draining).await;
     assert!(is_primary(&table, "a", 1));
     bench.stop().await;
 }
@@ -248,13 +193,12 @@ async fn api_server(pods: &Script, locks: &Script) -> Api {
         let reply = script.lock().unwrap().pop_front();
         reply.unwrap_or_else(|| Reply::Lines(vec![]))
     };
-    let denied = r#"{"kind":"Status","apiVersion":"v1","status":"Failure","message":"no","reason":"Forbidden","code":403}"#;
+    let denied =
+        r#"{"kind":"Status","apiVersion":"v1","status":"Failure","message":"no","reason":"Forbidden","code":403}"#;
     Api::start(move |request: &Request| {
         let path = request.target.split('?').next().unwrap_or_default();
         match (path, request.is_watch()) {
-            ("/api/v1/namespaces/db/pods", false) => {
-                list(10, &[pod("orders-0", "u0", 5, "primary")])
-            }
+            ("/api/v1/namespaces/db/pods", false) => list(10, &[pod("orders-0", "u0", 5, "primary")]),
             ("/api/v1/namespaces/db/pods", true) => next(&pods),
             ("/api/v1/namespaces/db/configmaps", false) => list(10, &[lock(7, "orders-1")]),
             ("/api/v1/namespaces/db/configmaps", true) => next(&locks),
@@ -307,28 +251,13 @@ async fn a_cluster_in_kubernetes() {
         table.pods.len() == 1 && !table.stale && matches!(table.primary, Primary::Nobody(_))
     };
     bench.until("a label alone is not enough", unnamed).await;
-    locks
-        .lock()
-        .unwrap()
-        .push_back(Reply::Lines(vec![event("MODIFIED", &lock(11, "orders-0"))]));
-    bench
-        .until("named and proven", |table| {
-            is_primary(table, "orders-0", 1) && !table.stale
-        })
-        .await;
+    locks.lock().unwrap().push_back(Reply::Lines(vec![event("MODIFIED", &lock(11, "orders-0"))]));
+    bench.until("named and proven", |table| is_primary(table, "orders-0", 1) && !table.stale).await;
 
-    let drained = pod("orders-0", "u0", 12, "primary").replace(
-        r#""labels""#,
-        r#""annotations":{"pgmoor.io/drain":"true"},"labels""#,
-    );
-    pods.lock()
-        .unwrap()
-        .push_back(Reply::Lines(vec![event("MODIFIED", &drained)]));
-    bench
-        .until("the annotation drains", |table| {
-            table.pods[&PodName::new("orders-0")].draining
-        })
-        .await;
+    let drained = pod("orders-0", "u0", 12, "primary")
+        .replace(r#""labels""#, r#""annotations":{"pgmoor.io/drain":"true"},"labels""#);
+    pods.lock().unwrap().push_back(Reply::Lines(vec![event("MODIFIED", &drained)]));
+    bench.until("the annotation drains", |table| table.pods[&PodName::new("orders-0")].draining).await;
 
     // The next incarnation comes before the news that the former one is gone.
     let news = vec![
@@ -337,8 +266,7 @@ async fn a_cluster_in_kubernetes() {
     ];
     pods.lock().unwrap().push_back(Reply::Lines(news));
     let reborn = |table: &Arc<RoutingTable>| {
-        is_primary(table, "orders-0", 1)
-            && table.pods[&PodName::new("orders-0")].id.uid.as_str() == "u1"
+        is_primary(table, "orders-0", 1) && table.pods[&PodName::new("orders-0")].id.uid.as_str() == "u1"
     };
     bench.until("the next incarnation", reborn).await;
 
@@ -346,11 +274,7 @@ async fn a_cluster_in_kubernetes() {
     pods.lock().unwrap().extend((0..4).map(|_| Reply::Cut));
     let table = bench.until("stale", |table| table.stale).await;
     assert!(is_primary(&table, "orders-0", 1));
-    bench
-        .until("back", |table| {
-            !table.stale && is_primary(table, "orders-0", 1)
-        })
-        .await;
+    bench.until("back", |table| !table.stale && is_primary(table, "orders-0", 1)).await;
     bench.stop().await;
 }
 
@@ -359,13 +283,6 @@ async fn a_kubeconfig_that_is_not_there_is_an_error() {
     let cluster = cluster(kubernetes("/nonexistent/kubeconfig".as_ref(), 5432));
     let tls = PodTls::new(&cluster).unwrap();
     let metrics = Arc::new(Metrics::new().unwrap());
-    let error = discovery::start(&cluster, tls, metrics, CancellationToken::new())
-        .await
-        .unwrap_err();
-    assert!(
-        error
-            .to_string()
-            .starts_with("cluster orders: kubeconfig: "),
-        "{error}"
-    );
+    let error = discovery::start(&cluster, tls, metrics, CancellationToken::new()).await.unwrap_err();
+    assert!(error.to_string().starts_with("cluster orders: kubeconfig: "), "{error}");
 }

@@ -2,10 +2,7 @@
 //!
 //! No coverage guides these inputs; `fuzz/README.md` says how to let libFuzzer do that.
 
-#![allow(
-    clippy::expect_used,
-    reason = "what a test cannot go on without ends it"
-)]
+#![allow(clippy::expect_used, reason = "what a test cannot go on without ends it")]
 
 #[path = "../fuzz/src/properties.rs"]
 #[allow(unreachable_pub, reason = "the fuzz crate compiles it too")]
@@ -20,19 +17,14 @@ use std::path::Path;
 const ROUNDS: usize = 20_000;
 
 fn seeds(target: &str) -> Vec<Vec<u8>> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("fuzz/seeds")
-        .join(target);
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds").join(target);
     let mut files: Vec<_> = std::fs::read_dir(&folder)
         .unwrap_or_else(|error| panic!("{}: {error}", folder.display()))
         .map(|entry| entry.expect("an entry of the folder").path())
         .collect();
     files.sort();
     assert!(!files.is_empty(), "{} has seeds", folder.display());
-    files
-        .iter()
-        .map(|file| std::fs::read(file).expect("a seed"))
-        .collect()
+    files.iter().map(|file| std::fs::read(file).expect("a seed")).collect()
 }
 
 /// A seed with bytes changed, cut out, doubled, or joined with a part of another seed.
@@ -69,11 +61,7 @@ fn run(target: &str, property: fn(&[u8])) {
     for round in 0..ROUNDS {
         let bytes = mutate(&mut random, &seeds);
         let outcome = std::panic::catch_unwind(|| property(&bytes));
-        assert!(
-            outcome.is_ok(),
-            "{target}, round {round}: {:?}",
-            String::from_utf8_lossy(&bytes)
-        );
+        assert!(outcome.is_ok(), "{target}, round {round}: {:?}", String::from_utf8_lossy(&bytes));
     }
 }
 

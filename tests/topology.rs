@@ -13,20 +13,10 @@ use std::path::{Path, PathBuf};
 #[test]
 fn traces() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/topology");
-    let mut paths: Vec<PathBuf> = std::fs::read_dir(&folder)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .collect();
-    paths.retain(|path| {
-        path.extension()
-            .is_some_and(|extension| extension == "trace")
-    });
+    let mut paths: Vec<PathBuf> = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "trace"));
     paths.sort();
-    assert!(
-        paths.len() >= 16,
-        "the traces of {} are missing",
-        folder.display()
-    );
+    assert!(paths.len() >= 16, "the traces of {} are missing", folder.display());
     let rewrite = std::env::var_os("TRACE_REWRITE").is_some_and(|value| value == "1");
     let mut differences = String::new();
     for path in paths {
@@ -36,10 +26,7 @@ fn traces() {
             std::fs::write(&path, actual).unwrap();
         } else if expected != actual {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            differences += &format!(
-                "--- {name}: expected\n+++ {name}: the machine\n{}",
-                diff(&expected, &actual)
-            );
+            differences += &format!("--- {name}: expected\n+++ {name}: the machine\n{}", diff(&expected, &actual));
         }
     }
     assert!(differences.is_empty(), "\n{differences}");
@@ -51,11 +38,8 @@ fn diff(expected: &str, actual: &str) -> String {
     let mut common = vec![vec![0_usize; new.len() + 1]; old.len() + 1];
     for i in (0..old.len()).rev() {
         for j in (0..new.len()).rev() {
-            common[i][j] = if old[i] == new[j] {
-                common[i + 1][j + 1] + 1
-            } else {
-                common[i + 1][j].max(common[i][j + 1])
-            };
+            common[i][j] =
+                if old[i] == new[j] { common[i + 1][j + 1] + 1 } else { common[i + 1][j].max(common[i][j + 1]) };
         }
     }
     let (mut i, mut j, mut lines) = (0, 0, Vec::new());
@@ -74,17 +58,12 @@ fn diff(expected: &str, actual: &str) -> String {
     let differs = |at: usize| lines.get(at).is_some_and(|(mark, _)| *mark != ' ');
     let near = |at: usize| (at.saturating_sub(2)..=at + 2).any(differs);
     let shown = lines.iter().enumerate().filter(|(at, _)| near(*at));
-    shown
-        .map(|(_, (mark, line))| format!("{mark}{line}\n"))
-        .collect()
+    shown.map(|(_, (mark, line))| format!("{mark}{line}\n")).collect()
 }
 
 #[test]
 fn a_difference_is_shown_with_its_neighbours() {
-    assert_eq!(
-        diff("a\nb\nc\nd\ne", "a\nb\nx\nd\ne"),
-        " a\n b\n-c\n+x\n d\n e\n"
-    );
+    assert_eq!(diff("a\nb\nc\nd\ne", "a\nb\nx\nd\ne"), " a\n b\n-c\n+x\n d\n e\n");
     assert_eq!(diff("a\nb", "a\nb"), "");
     assert_eq!(diff("a", "a\nb"), " a\n+b\n");
 }

@@ -1,9 +1,9 @@
 //! What must hold for any bytes at all. Used by the fuzz targets and, on every `cargo test`, by `tests/fuzz_smoke.rs`.
 
 use crate::wire::message::{
-    Authentication, BackendKeyData, Bind, Close, CommandComplete, DataRow, Describe, ErrorFields,
-    Execute, NegotiateProtocolVersion, NotificationResponse, ParameterStatus, Parse,
-    PasswordMessage, Query, ReadyForQuery, RowDescription, SaslInitialResponse, write,
+    Authentication, BackendKeyData, Bind, Close, CommandComplete, DataRow, Describe, ErrorFields, Execute,
+    NegotiateProtocolVersion, NotificationResponse, ParameterStatus, Parse, PasswordMessage, Query, ReadyForQuery,
+    RowDescription, SaslInitialResponse, write,
 };
 use crate::wire::scan::{Interest, ScanError, Scanner, Step};
 use crate::wire::sql::{Verb, glance, statements};
@@ -21,10 +21,7 @@ pub fn scan(data: &[u8]) {
     let chunk = usize::from(chunk).max(1);
     let cut = relay(stream, capacity, chunk);
     let whole = relay(stream, capacity, capacity);
-    assert_eq!(
-        cut, whole,
-        "cut into chunks of {chunk}, with a buffer of {capacity}"
-    );
+    assert_eq!(cut, whole, "cut into chunks of {chunk}, with a buffer of {capacity}");
 }
 
 /// The bytes passed on, and the tag and body of each frame of interest as far as it came.
@@ -43,9 +40,7 @@ fn relay(stream: &[u8], capacity: usize, chunk: usize) -> (Seen, Option<ScanErro
         pos += step.consumed();
         match step {
             Step::Pass(n) => assert!(n > 0),
-            Step::Frame { tag, body: part } | Step::Head { tag, part, .. } => {
-                seen.push((tag, part.to_vec()))
-            }
+            Step::Frame { tag, body: part } | Step::Head { tag, part, .. } => seen.push((tag, part.to_vec())),
             Step::Part { part, .. } => {
                 if let Some((_, body)) = seen.last_mut() {
                     body.extend(part);
@@ -54,9 +49,7 @@ fn relay(stream: &[u8], capacity: usize, chunk: usize) -> (Seen, Option<ScanErro
             Step::Wait if arrived == stream.len() => return ((pos, seen), None),
             Step::Wait => {
                 assert!(window.len() < capacity, "a full buffer never waits");
-                arrived = stream
-                    .len()
-                    .min(arrived + chunk.min(capacity - window.len()));
+                arrived = stream.len().min(arrived + chunk.min(capacity - window.len()));
             }
         }
     }
@@ -76,15 +69,9 @@ pub fn startup(data: &[u8]) {
         let (minor, _) = startup::negotiate(asked.minor, &asked.extensions);
         assert!(minor <= asked.minor && !asked.user.is_empty() && !asked.database.is_empty());
         let settings = asked.settings();
-        assert!(
-            settings.keys().all(|name| !name.starts_with("pgmoor.")),
-            "ours do not reach the server"
-        );
+        assert!(settings.keys().all(|name| !name.starts_with("pgmoor.")), "ours do not reach the server");
         for reserved in ["user", "database", "replication"] {
-            assert!(
-                !asked.parameters.contains_key(reserved),
-                "{reserved} is no setting"
-            );
+            assert!(!asked.parameters.contains_key(reserved), "{reserved} is no setting");
         }
     }
 }
@@ -144,11 +131,7 @@ fn backend_message(body: &[u8]) {
     }
     if let Ok(fields) = ErrorFields::read(body) {
         write::backend::error_response(&mut buf, &fields);
-        assert_eq!(
-            ErrorFields::read(&buf[5..]),
-            Ok(fields.clone()),
-            "ErrorResponse"
-        );
+        assert_eq!(ErrorFields::read(&buf[5..]), Ok(fields.clone()), "ErrorResponse");
     }
     if let Ok(Authentication::Sasl(mechanisms)) = Authentication::read(body) {
         assert!(mechanisms.iter().all(|name| !name.is_empty()));
@@ -157,15 +140,8 @@ fn backend_message(body: &[u8]) {
         let _ = complete.rows();
         assert!(complete.tag.starts_with(complete.command()));
     }
-    let _ = (
-        BackendKeyData::read(body),
-        NotificationResponse::read(body),
-        ReadyForQuery::read(body),
-    );
-    let _ = (
-        RowDescription::read(body).map(|r| r.names().count()),
-        PasswordMessage::read(body).is_ok(),
-    );
+    let _ = (BackendKeyData::read(body), NotificationResponse::read(body), ReadyForQuery::read(body));
+    let _ = (RowDescription::read(body).map(|r| r.names().count()), PasswordMessage::read(body).is_ok());
     let _ = NegotiateProtocolVersion::read(body).map(|n| n.unrecognized().count());
 }
 
@@ -178,9 +154,7 @@ pub fn sql(text: &[u8]) {
         if glance(text) {
             assert!(all.len() == 1 && hints.is_empty() && matches!(verb, Verb::Read | Verb::Write));
         }
-        let alone: Vec<_> = statements(statement.text())
-            .map(|s| (s.verb(), s.hints()))
-            .collect();
+        let alone: Vec<_> = statements(statement.text()).map(|s| (s.verb(), s.hints())).collect();
         assert_eq!(alone, [(verb, hints)]);
     }
 }

@@ -48,11 +48,7 @@ pub struct Sources {
 impl Sources {
     /// The state at this moment.
     pub fn report(&self) -> Report {
-        let tables: Vec<Arc<RoutingTable>> = self
-            .tables
-            .iter()
-            .map(|table| Arc::clone(&table.borrow()))
-            .collect();
+        let tables: Vec<Arc<RoutingTable>> = self.tables.iter().map(|table| Arc::clone(&table.borrow())).collect();
         Report::new(
             self.shutdown.phase(),
             self.started.elapsed(),
@@ -71,8 +67,7 @@ impl Sources {
 pub async fn serve(listener: TcpListener, sources: Arc<Sources>) -> io::Result<()> {
     let watch = sources.shutdown.clone();
     let over = sources.shutdown.clone();
-    let served = axum::serve(listener, router(sources))
-        .with_graceful_shutdown(async move { watch.stopped().await });
+    let served = axum::serve(listener, router(sources)).with_graceful_shutdown(async move { watch.stopped().await });
     tokio::select! {
         outcome = served => outcome,
         () = async move {
@@ -87,18 +82,10 @@ fn router(sources: Arc<Sources>) -> Router {
         .route("/metrics", get(metrics))
         .route("/livez", get(async || "ok\n"))
         .route("/readyz", get(ready))
-        .route(
-            "/status.json",
-            get(async |State(it): State<Arc<Sources>>| Json(it.report())),
-        )
+        .route("/status.json", get(async |State(it): State<Arc<Sources>>| Json(it.report())))
         .route("/status", get(status))
         .route("/", get(status))
-        .fallback(async || {
-            (
-                StatusCode::NOT_FOUND,
-                format!("There is nothing here. There is:\n{PATHS}"),
-            )
-        })
+        .fallback(async || (StatusCode::NOT_FOUND, format!("There is nothing here. There is:\n{PATHS}")))
         .with_state(sources)
 }
 
@@ -153,12 +140,7 @@ mod tests {
             started: Instant::now(),
         };
         let task = tokio::spawn(serve(listener, Arc::new(sources)));
-        Door {
-            address,
-            table: sender,
-            shutdown,
-            task,
-        }
+        Door { address, table: sender, shutdown, task }
     }
 
     impl Door {
@@ -179,10 +161,7 @@ mod tests {
         let door = open().await;
         let (status, answer) = door.get("/readyz").await;
         assert_eq!(status, 503);
-        assert!(
-            answer.ends_with("nothing is known yet about the cluster orders\n"),
-            "{answer}"
-        );
+        assert!(answer.ends_with("nothing is known yet about the cluster orders\n"), "{answer}");
 
         door.table.send_replace(Arc::new(table(1)));
         assert_eq!(door.get("/readyz").await.0, 200);
@@ -209,12 +188,7 @@ mod tests {
             assert!(answer.contains(line), "{answer}");
             assert_eq!(door.get(path).await.0, 200, "{path}");
         }
-        assert!(
-            door.get("/metrics")
-                .await
-                .1
-                .contains("\npgmoor_build_info{version=")
-        );
+        assert!(door.get("/metrics").await.1.contains("\npgmoor_build_info{version="));
         assert!(door.get("/").await.1.contains("<h2>orders</h2>"));
         let json = door.get("/status.json").await.1;
         let report: Report = serde_json::from_str(json.split("\r\n\r\n").nth(1).unwrap()).unwrap();

@@ -29,16 +29,10 @@ pub(super) fn render(report: &Report) -> String {
     let mut page = String::from(HEAD);
     let ready = match report.not_ready.as_slice() {
         [] => "<span class=good>ready</span>".to_owned(),
-        reasons => format!(
-            "<span class=bad>not ready: {}</span>",
-            escape(&reasons.join("; "))
-        ),
+        reasons => format!("<span class=bad>not ready: {}</span>", escape(&reasons.join("; "))),
     };
-    let sessions: Vec<String> = report
-        .sessions
-        .iter()
-        .map(|(state, count)| format!("{count} {}", escape(state)))
-        .collect();
+    let sessions: Vec<String> =
+        report.sessions.iter().map(|(state, count)| format!("{count} {}", escape(state))).collect();
     // Writing to a String cannot fail.
     let _ = write!(
         page,
@@ -52,9 +46,7 @@ pub(super) fn render(report: &Report) -> String {
     for cluster in &report.clusters {
         write_cluster(&mut page, cluster);
     }
-    page.push_str(
-        "<p><a href=\"/status.json\">status.json</a> · <a href=\"/metrics\">metrics</a></p>\n",
-    );
+    page.push_str("<p><a href=\"/status.json\">status.json</a> · <a href=\"/metrics\">metrics</a></p>\n");
     page
 }
 
@@ -62,10 +54,7 @@ fn write_cluster(page: &mut String, cluster: &ClusterReport) {
     let writes = match &cluster.writes {
         Writes::To { pod } => format!("Writes go to <b class=good>{}</b>.", escape(pod)),
         Writes::Wait { why } => {
-            format!(
-                "<b class=bad>No primary is proven ({}): writes wait.</b>",
-                escape(why)
-            )
+            format!("<b class=bad>No primary is proven ({}): writes wait.</b>", escape(why))
         }
     };
     let stale = if cluster.stale {
@@ -118,10 +107,7 @@ fn uptime(seconds: u64) -> String {
 }
 
 fn escape(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
-        .replace('"', "&quot;")
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 #[cfg(test)]
@@ -134,13 +120,7 @@ mod tests {
 
     #[test]
     fn shows_pods_and_escapes_what_it_was_told() {
-        let report = Report::new(
-            Phase::Serving,
-            Duration::from_secs(3_700),
-            2,
-            &SessionCounts::default(),
-            [&table(5)],
-        );
+        let report = Report::new(Phase::Serving, Duration::from_secs(3_700), 2, &SessionCounts::default(), [&table(5)]);
         let page = render(&report);
         for piece in [
             "Writes go to <b class=good>pg-0</b>",

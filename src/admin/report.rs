@@ -20,12 +20,7 @@ impl SessionCounts {
     /// One session of this cluster; `pod` is `None` while it is on no backend.
     pub fn add(&mut self, cluster: &ClusterName, pod: Option<&PodId>, state: SessionState) {
         let place = (cluster.clone(), pod.cloned());
-        *self
-            .by_place
-            .entry(place)
-            .or_default()
-            .entry(state)
-            .or_default() += 1;
+        *self.by_place.entry(place).or_default().entry(state).or_default() += 1;
     }
 
     fn on(&self, cluster: &ClusterName, pod: Option<&PodId>) -> u64 {
@@ -34,10 +29,8 @@ impl SessionCounts {
     }
 
     fn by_state(&self) -> BTreeMap<String, u64> {
-        let mut total: BTreeMap<String, u64> = SessionState::ALL
-            .iter()
-            .map(|state| (state.as_str().to_owned(), 0))
-            .collect();
+        let mut total: BTreeMap<String, u64> =
+            SessionState::ALL.iter().map(|state| (state.as_str().to_owned(), 0)).collect();
         for (state, count) in self.by_place.values().flatten() {
             *total.entry(state.as_str().to_owned()).or_default() += count;
         }
@@ -135,10 +128,8 @@ impl Report {
         sessions: &SessionCounts,
         tables: impl IntoIterator<Item = &'a RoutingTable>,
     ) -> Self {
-        let clusters: Vec<ClusterReport> = tables
-            .into_iter()
-            .map(|table| ClusterReport::new(table, sessions))
-            .collect();
+        let clusters: Vec<ClusterReport> =
+            tables.into_iter().map(|table| ClusterReport::new(table, sessions)).collect();
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             phase: phase.as_str().to_owned(),
@@ -172,12 +163,8 @@ impl ClusterReport {
             timeline: table.floor.0,
             stale: table.stale,
             writes: match &table.primary {
-                Primary::Proven { pod, .. } => Writes::To {
-                    pod: pod.name.to_string(),
-                },
-                Primary::Nobody(why) => Writes::Wait {
-                    why: why.as_str().to_owned(),
-                },
+                Primary::Proven { pod, .. } => Writes::To { pod: pod.name.to_string() },
+                Primary::Nobody(why) => Writes::Wait { why: why.as_str().to_owned() },
             },
             sessions_without_pod: sessions.on(&table.cluster, None),
             pods: table
@@ -251,18 +238,12 @@ pub(super) mod tests {
             ready: true,
             zone: Some("z<1>".into()),
         };
-        let replica = Role::Replica {
-            fit: true,
-            lag: Some(Duration::from_millis(1500)),
-            replayed: Some(Lsn(0x1_0000_00AB)),
-        };
+        let replica =
+            Role::Replica { fit: true, lag: Some(Duration::from_millis(1500)), replayed: Some(Lsn(0x1_0000_00AB)) };
         RoutingTable {
             cluster: "orders".into(),
             epoch: Epoch(epoch),
-            primary: Primary::Proven {
-                pod: primary,
-                timeline: Timeline(3),
-            },
+            primary: Primary::Proven { pod: primary, timeline: Timeline(3) },
             pods: [
                 ("pg-0".into(), route("pg-0", "a", Role::Primary, false)),
                 ("pg-1".into(), route("pg-1", "b", replica, true)),
@@ -282,77 +263,33 @@ pub(super) mod tests {
         counts.add(&table.cluster, Some(pod), SessionState::Attached);
         counts.add(&table.cluster, None, SessionState::Held);
         // Another incarnation, and another cluster's pod of the same name, are other places.
-        counts.add(
-            &table.cluster,
-            Some(&PodId::new("pg-1", "old")),
-            SessionState::Loose,
-        );
+        counts.add(&table.cluster, Some(&PodId::new("pg-1", "old")), SessionState::Loose);
         counts.add(&"stock".into(), Some(pod), SessionState::Loose);
 
-        let report = Report::new(
-            Phase::Serving,
-            Duration::from_secs(61),
-            1,
-            &counts,
-            [&table],
-        );
+        let report = Report::new(Phase::Serving, Duration::from_secs(61), 1, &counts, [&table]);
         let cluster = &report.clusters[0];
         assert_eq!((cluster.pods[0].sessions, cluster.pods[1].sessions), (0, 2));
         assert_eq!(cluster.sessions_without_pod, 1);
         assert_eq!(report.sessions["loose"], 3);
         assert_eq!((report.sessions["held"], report.sessions["login"]), (1, 0));
-        assert_eq!(
-            cluster.writes,
-            Writes::To {
-                pod: "pg-0".to_owned()
-            }
-        );
-        assert_eq!(
-            (cluster.pods[1].lag_ms, cluster.pods[1].replayed.as_deref()),
-            (Some(1500), Some("1/AB"))
-        );
+        assert_eq!(cluster.writes, Writes::To { pod: "pg-0".to_owned() });
+        assert_eq!((cluster.pods[1].lag_ms, cluster.pods[1].replayed.as_deref()), (Some(1500), Some("1/AB")));
         assert!(report.not_ready.is_empty());
     }
 
     #[test]
     fn says_why_it_is_not_ready() {
-        let nobody = RoutingTable {
-            primary: Primary::Nobody(Vacancy::Contested),
-            ..table(0)
-        };
+        let nobody = RoutingTable { primary: Primary::Nobody(Vacancy::Contested), ..table(0) };
         let counts = SessionCounts::default();
-        let report = Report::new(
-            Phase::Draining,
-            Duration::ZERO,
-            0,
-            &counts,
-            [&nobody, &table(4)],
-        );
-        assert_eq!(
-            report.not_ready,
-            [
-                "pgmoor is draining",
-                "nothing is known yet about the cluster orders"
-            ]
-        );
-        assert_eq!(
-            report.clusters[0].writes,
-            Writes::Wait {
-                why: "contested".to_owned()
-            }
-        );
+        let report = Report::new(Phase::Draining, Duration::ZERO, 0, &counts, [&nobody, &table(4)]);
+        assert_eq!(report.not_ready, ["pgmoor is draining", "nothing is known yet about the cluster orders"]);
+        assert_eq!(report.clusters[0].writes, Writes::Wait { why: "contested".to_owned() });
     }
 
     #[test]
     fn can_be_read_back() {
         let table = table(9);
-        let report = Report::new(
-            Phase::Serving,
-            Duration::ZERO,
-            0,
-            &SessionCounts::default(),
-            [&table],
-        );
+        let report = Report::new(Phase::Serving, Duration::ZERO, 0, &SessionCounts::default(), [&table]);
         let text = serde_json::to_string(&report).unwrap();
         assert_eq!(serde_json::from_str::<Report>(&text).unwrap(), report);
     }

@@ -48,9 +48,7 @@ pub enum AuthError {
         have: &'static str,
     },
     /// Kept SCRAM keys fit one salt and iteration count only, and PostgreSQL has others for this role.
-    #[error(
-        "PostgreSQL has another SCRAM secret for this role than pgmoor (salt or iterations differ)"
-    )]
+    #[error("PostgreSQL has another SCRAM secret for this role than pgmoor (salt or iterations differ)")]
     OtherSecret,
 }
 
@@ -81,12 +79,7 @@ struct Known {
 impl Password {
     /// Wraps the password; nothing is derived yet.
     pub fn new(text: impl Into<String>) -> Self {
-        Self {
-            inner: Arc::new(Known {
-                text: text.into(),
-                derived: Mutex::new(Vec::new()),
-            }),
-        }
+        Self { inner: Arc::new(Known { text: text.into(), derived: Mutex::new(Vec::new()) }) }
     }
 
     /// The password in the clear.
@@ -97,10 +90,7 @@ impl Password {
     /// The keys for this salt and iteration count if they were derived before. Never waits.
     pub fn remembered_keys(&self, salt: &[u8], iterations: u32) -> Option<ScramKeys> {
         let derived = self.inner.derived.try_lock()?;
-        derived
-            .iter()
-            .find(|keys| keys.fits(salt, iterations))
-            .cloned()
+        derived.iter().find(|keys| keys.fits(salt, iterations)).cloned()
     }
 
     /// The keys for this salt and iteration count; derives and remembers them at first (PBKDF2: milliseconds of CPU and

@@ -6,9 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
 use super::AuthError;
-use super::secret::{
-    Key, MAX_SALT, ScramKeys, attribute, decode_key, hmac, parse_iterations, same, sha256, xor,
-};
+use super::secret::{Key, MAX_SALT, ScramKeys, attribute, decode_key, hmac, parse_iterations, same, sha256, xor};
 
 /// "n,,": no channel binding, no authorization identity.
 const GS2_HEADER: &str = "n,,";
@@ -71,17 +69,10 @@ impl ClientFirst {
             .decode(attribute(&mut rest, 's')?)
             .ok()
             .filter(|salt| !salt.is_empty() && salt.len() <= MAX_SALT)
-            .ok_or(AuthError::Malformed(
-                "the salt is not base64 of a sensible length",
-            ))?;
-        let iterations = parse_iterations(attribute(&mut rest, 'i')?)
-            .ok_or(AuthError::Malformed("iterations out of range"))?;
-        Ok(Challenge {
-            nonce: nonce.to_owned(),
-            salt,
-            iterations,
-            transcript: format!("{},{message}", self.bare),
-        })
+            .ok_or(AuthError::Malformed("the salt is not base64 of a sensible length"))?;
+        let iterations =
+            parse_iterations(attribute(&mut rest, 'i')?).ok_or(AuthError::Malformed("iterations out of range"))?;
+        Ok(Challenge { nonce: nonce.to_owned(), salt, iterations, transcript: format!("{},{message}", self.bare) })
     }
 }
 
@@ -123,14 +114,9 @@ impl ClientLast {
         if let Some(reason) = rest.strip_prefix("e=") {
             return Err(AuthError::Rejected(reason.chars().take(100).collect()));
         }
-        let signature = decode_key(attribute(&mut rest, 'v')?).ok_or(AuthError::Malformed(
-            "the signature is not 32 bytes of base64",
-        ))?;
-        if same(&signature, &self.signature) {
-            Ok(())
-        } else {
-            Err(AuthError::ServerNotProven)
-        }
+        let signature = decode_key(attribute(&mut rest, 'v')?)
+            .ok_or(AuthError::Malformed("the signature is not 32 bytes of base64"))?;
+        if same(&signature, &self.signature) { Ok(()) } else { Err(AuthError::ServerNotProven) }
     }
 }
 
@@ -145,14 +131,10 @@ fn text(message: &[u8]) -> Result<&str, AuthError> {
 mod tests {
     use super::*;
 
-    const SERVER_FIRST: &str =
-        "r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096";
+    const SERVER_FIRST: &str = "r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096";
 
     fn sent() -> ClientFirst {
-        ClientFirst {
-            nonce: "rOprNGfwEbeRWgbNEkqO".into(),
-            bare: "n=user,r=rOprNGfwEbeRWgbNEkqO".into(),
-        }
+        ClientFirst { nonce: "rOprNGfwEbeRWgbNEkqO".into(), bare: "n=user,r=rOprNGfwEbeRWgbNEkqO".into() }
     }
 
     fn proven() -> (String, ClientLast) {
@@ -169,8 +151,7 @@ mod tests {
             "c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,\
              p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ="
         );
-        last.handle(b"v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=")
-            .unwrap();
+        last.handle(b"v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=").unwrap();
     }
 
     #[test]
@@ -180,16 +161,9 @@ mod tests {
             (forged.as_str(), AuthError::ServerNotProven),
             ("e=other-error", AuthError::Rejected("other-error".into())),
             ("", AuthError::Malformed("an attribute is missing")),
-            (
-                "v=AAAA",
-                AuthError::Malformed("the signature is not 32 bytes of base64"),
-            ),
+            ("v=AAAA", AuthError::Malformed("the signature is not 32 bytes of base64")),
         ] {
-            assert_eq!(
-                proven().1.handle(server_final.as_bytes()),
-                Err(error),
-                "{server_final}"
-            );
+            assert_eq!(proven().1.handle(server_final.as_bytes()), Err(error), "{server_final}");
         }
     }
 

@@ -33,10 +33,7 @@ pub struct ServerFinal {
 impl ServerFirst {
     /// Begins an exchange; `nonce` must be fresh from a cryptographic source. For an unknown user give `Secret::mock`.
     pub fn new(secret: Secret, nonce: [u8; 18]) -> Self {
-        Self {
-            secret,
-            nonce: BASE64.encode(nonce),
-        }
+        Self { secret, nonce: BASE64.encode(nonce) }
     }
 
     /// Takes client-first-message, gives server-first-message. The user name in it is ignored, as PostgreSQL does: the
@@ -57,11 +54,7 @@ impl ServerFirst {
             return Err(AuthError::Malformed("the nonce is empty or not printable"));
         }
         let nonce = format!("{client_nonce}{}", self.nonce);
-        let server_first = format!(
-            "r={nonce},s={},i={}",
-            BASE64.encode(&self.secret.salt),
-            self.secret.iterations
-        );
+        let server_first = format!("r={nonce},s={},i={}", BASE64.encode(&self.secret.salt), self.secret.iterations);
         let next = ServerFinal {
             binding: BASE64.encode(format!("{flag},,")),
             transcript: format!("{bare},{server_first}"),
@@ -81,9 +74,7 @@ impl ServerFinal {
     pub fn handle(self, client_final: &[u8]) -> Result<(String, ScramKeys), AuthError> {
         let message = text(client_final)?;
         // The proof is the last attribute: everything before it is signed.
-        let (unproven, proof) = message
-            .rsplit_once(",p=")
-            .ok_or(AuthError::Malformed("no proof"))?;
+        let (unproven, proof) = message.rsplit_once(",p=").ok_or(AuthError::Malformed("no proof"))?;
         let mut rest = unproven;
         if attribute(&mut rest, 'c')? != self.binding {
             return Err(AuthError::Malformed("the channel binding does not match"));
@@ -91,17 +82,13 @@ impl ServerFinal {
         if attribute(&mut rest, 'r')? != self.nonce {
             return Err(AuthError::Malformed("the nonce does not match"));
         }
-        let proof =
-            decode_key(proof).ok_or(AuthError::Malformed("the proof is not 32 bytes of base64"))?;
+        let proof = decode_key(proof).ok_or(AuthError::Malformed("the proof is not 32 bytes of base64"))?;
         let signed: [&[u8]; 3] = [self.transcript.as_bytes(), b",", unproven.as_bytes()];
         let client_key = xor(&proof, &hmac(&self.secret.stored_key, &signed));
         if !same(&sha256(&client_key), &self.secret.stored_key) {
             return Err(AuthError::WrongPassword);
         }
-        let server_final = format!(
-            "v={}",
-            BASE64.encode(hmac(&self.secret.server_key, &signed))
-        );
+        let server_final = format!("v={}", BASE64.encode(hmac(&self.secret.server_key, &signed)));
         let keys = ScramKeys {
             iterations: self.secret.iterations,
             salt: self.secret.salt,
@@ -124,11 +111,7 @@ fn gs2_header(message: &str) -> Result<(&str, &str), AuthError> {
         [b'p', b'=', ..] => return Err(AuthError::Unsupported("SCRAM channel binding")),
         _ => return Err(AuthError::Malformed("unknown channel binding flag")),
     }
-    if authzid.is_empty() {
-        Ok((flag, bare))
-    } else {
-        Err(AuthError::Unsupported("SCRAM authorization identity"))
-    }
+    if authzid.is_empty() { Ok((flag, bare)) } else { Err(AuthError::Unsupported("SCRAM authorization identity")) }
 }
 
 fn text(message: &[u8]) -> Result<&str, AuthError> {
@@ -165,17 +148,9 @@ mod tests {
     #[test]
     fn the_exchange_of_rfc_7677() {
         let (server_first, last) = server().handle(CLIENT_FIRST.as_bytes()).unwrap();
-        assert_eq!(
-            server_first,
-            format!("r={NONCE},s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096")
-        );
-        let (server_final, keys) = last
-            .handle(format!("c=biws,r={NONCE},p={PROOF}").as_bytes())
-            .unwrap();
-        assert_eq!(
-            server_final,
-            "v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4="
-        );
+        assert_eq!(server_first, format!("r={NONCE},s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096"));
+        let (server_final, keys) = last.handle(format!("c=biws,r={NONCE},p={PROOF}").as_bytes()).unwrap();
+        assert_eq!(server_final, "v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=");
         assert_eq!(keys.secret(), server().secret);
     }
 
@@ -223,11 +198,7 @@ mod tests {
             (String::new(), false),
         ] {
             let error = waiting().handle(bad.as_bytes()).unwrap_err();
-            assert_eq!(
-                error == AuthError::WrongPassword,
-                wrong_password,
-                "{bad}: {error}"
-            );
+            assert_eq!(error == AuthError::WrongPassword, wrong_password, "{bad}: {error}");
         }
     }
 }

@@ -48,18 +48,8 @@ impl Secret {
     pub const DEFAULT_ITERATIONS: u32 = 4096;
 
     /// The secret made of these parts: those of `rolpassword`, decoded.
-    pub fn from_parts(
-        iterations: u32,
-        salt: &[u8],
-        stored_key: [u8; 32],
-        server_key: [u8; 32],
-    ) -> Self {
-        Self {
-            iterations,
-            salt: salt.to_vec(),
-            stored_key,
-            server_key,
-        }
+    pub fn from_parts(iterations: u32, salt: &[u8], stored_key: [u8; 32], server_key: [u8; 32]) -> Self {
+        Self { iterations, salt: salt.to_vec(), stored_key, server_key }
     }
 
     /// Builds the secret as PostgreSQL would. Costs `iterations` rounds of PBKDF2.
@@ -84,11 +74,8 @@ impl ScramKeys {
     /// Derives the keys: SASLprep, PBKDF2, two HMACs (RFC 5802 §3).
     pub fn derive(password: &str, salt: &[u8], iterations: u32) -> Self {
         let prepared = prepare(password);
-        let salted = pbkdf2::pbkdf2_hmac_array::<Sha256, 32>(
-            prepared.as_bytes(),
-            salt,
-            iterations.clamp(1, MAX_ITERATIONS),
-        );
+        let salted =
+            pbkdf2::pbkdf2_hmac_array::<Sha256, 32>(prepared.as_bytes(), salt, iterations.clamp(1, MAX_ITERATIONS));
         Self {
             iterations,
             salt: salt.to_vec(),
@@ -117,27 +104,17 @@ impl FromStr for Secret {
     type Err = SecretError;
 
     fn from_str(text: &str) -> Result<Self, SecretError> {
-        let rest = text
-            .strip_prefix("SCRAM-SHA-256$")
-            .ok_or(SecretError("another prefix"))?;
+        let rest = text.strip_prefix("SCRAM-SHA-256$").ok_or(SecretError("another prefix"))?;
         let (front, back) = rest.split_once('$').ok_or(SecretError("no second $"))?;
         let (iterations, salt) = front.split_once(':').ok_or(SecretError("no salt"))?;
         let (stored, server) = back.split_once(':').ok_or(SecretError("no ServerKey"))?;
-        let iterations =
-            parse_iterations(iterations).ok_or(SecretError("iterations out of range"))?;
-        let salt = BASE64
-            .decode(salt)
-            .map_err(|_| SecretError("salt is not base64"))?;
+        let iterations = parse_iterations(iterations).ok_or(SecretError("iterations out of range"))?;
+        let salt = BASE64.decode(salt).map_err(|_| SecretError("salt is not base64"))?;
         if salt.is_empty() || salt.len() > MAX_SALT {
             return Err(SecretError("salt of no sensible length"));
         }
         let key = |text| decode_key(text).ok_or(SecretError("a key is not 32 bytes of base64"));
-        Ok(Self {
-            iterations,
-            salt,
-            stored_key: key(stored)?,
-            server_key: key(server)?,
-        })
+        Ok(Self { iterations, salt, stored_key: key(stored)?, server_key: key(server)? })
     }
 }
 

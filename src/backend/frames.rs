@@ -44,12 +44,7 @@ pub(super) enum FrameError {
 
 impl Talk {
     pub(super) fn new(stream: Stream, left: usize) -> Self {
-        Self {
-            stream,
-            out: BytesMut::with_capacity(512),
-            received: BytesMut::with_capacity(4096),
-            left,
-        }
+        Self { stream, out: BytesMut::with_capacity(512), received: BytesMut::with_capacity(4096), left }
     }
 
     pub(super) async fn send(&mut self) -> io::Result<()> {
@@ -60,20 +55,13 @@ impl Talk {
 
     pub(super) async fn frame(&mut self, limit: u32) -> Result<Frame, FrameError> {
         let frame = next_frame(&mut self.stream, &mut self.received, limit).await?;
-        self.left = self
-            .left
-            .checked_sub(HEADER_LEN + frame.body.len())
-            .ok_or(FrameError::TooMuch)?;
+        self.left = self.left.checked_sub(HEADER_LEN + frame.body.len()).ok_or(FrameError::TooMuch)?;
         Ok(frame)
     }
 }
 
 /// Reads one message whose length word is at most `limit`. Cancel safe: what was read stays in `received`.
-pub(super) async fn next_frame(
-    stream: &mut Stream,
-    received: &mut BytesMut,
-    limit: u32,
-) -> Result<Frame, FrameError> {
+pub(super) async fn next_frame(stream: &mut Stream, received: &mut BytesMut, limit: u32) -> Result<Frame, FrameError> {
     loop {
         if let Some(&[tag, a, b, c, d]) = received.first_chunk::<HEADER_LEN>() {
             let length = u32::from_be_bytes([a, b, c, d]);
@@ -83,10 +71,7 @@ pub(super) async fn next_frame(
             let body = length as usize - 4;
             if received.len() >= HEADER_LEN + body {
                 received.advance(HEADER_LEN);
-                return Ok(Frame {
-                    tag,
-                    body: received.split_to(body).freeze(),
-                });
+                return Ok(Frame { tag, body: received.split_to(body).freeze() });
             }
         }
         if stream.read_buf(received).await? == 0 {
@@ -96,27 +81,18 @@ pub(super) async fn next_frame(
 }
 
 /// Notes what a `ParameterStatus` says.
-pub(super) fn keep_parameter(
-    parameters: &mut BTreeMap<String, String>,
-    body: &[u8],
-) -> Result<(), FrameError> {
+pub(super) fn keep_parameter(parameters: &mut BTreeMap<String, String>, body: &[u8]) -> Result<(), FrameError> {
     let ParameterStatus { name, value } = ParameterStatus::read(body)?;
     let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
     parameters.insert(text(name), text(value));
-    if parameters.len() > MAX_PARAMETERS {
-        Err(FrameError::TooMuch)
-    } else {
-        Ok(())
-    }
+    if parameters.len() > MAX_PARAMETERS { Err(FrameError::TooMuch) } else { Ok(()) }
 }
 
 impl From<FrameError> for ConnectError {
     fn from(error: FrameError) -> Self {
         match error {
             FrameError::Lost(error) => Self::Unreachable(error),
-            FrameError::Length(_) | FrameError::TooMuch | FrameError::Body(_) => {
-                Self::Protocol(error.to_string())
-            }
+            FrameError::Length(_) | FrameError::TooMuch | FrameError::Body(_) => Self::Protocol(error.to_string()),
         }
     }
 }
@@ -131,9 +107,7 @@ impl From<FrameError> for QueryError {
     fn from(error: FrameError) -> Self {
         match error {
             FrameError::Lost(error) => Self::Lost(error),
-            FrameError::Length(_) | FrameError::TooMuch | FrameError::Body(_) => {
-                Self::Protocol(error.to_string())
-            }
+            FrameError::Length(_) | FrameError::TooMuch | FrameError::Body(_) => Self::Protocol(error.to_string()),
         }
     }
 }

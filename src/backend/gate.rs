@@ -80,11 +80,7 @@ impl Gates {
     pub fn new(pace: Pace) -> Self {
         let start = pace.start.max(1) as usize;
         Self {
-            shared: Arc::new(Shared {
-                start,
-                max: (pace.max as usize).max(start),
-                pods: Mutex::new(BTreeMap::new()),
-            }),
+            shared: Arc::new(Shared { start, max: (pace.max as usize).max(start), pods: Mutex::new(BTreeMap::new()) }),
         }
     }
 
@@ -107,22 +103,13 @@ impl Gates {
             gate.give_turns();
             (ticket, turn)
         };
-        let mut place = Place {
-            gates: self,
-            pod,
-            ticket,
-            turn: Some(turn),
-        };
+        let mut place = Place { gates: self, pod, ticket, turn: Some(turn) };
         if let Some(turn) = &mut place.turn {
             // The gate never drops a sender whose receiver still waits, so this ends with a turn.
             let _ = turn.await;
         }
         place.turn = None;
-        Permit {
-            gates: self.clone(),
-            pod: pod.clone(),
-            outcome: Outcome::GivenUp,
-        }
+        Permit { gates: self.clone(), pod: pod.clone(), outcome: Outcome::GivenUp }
     }
 
     /// What happens at the pod's gate; `None` if nobody has come lately.
@@ -237,10 +224,7 @@ mod tests {
     }
 
     fn narrow() -> (Gates, PodId) {
-        (
-            Gates::new(Pace { start: 1, max: 3 }),
-            PodId::new("pg-0", "a"),
-        )
+        (Gates::new(Pace { start: 1, max: 3 }), PodId::new("pg-0", "a"))
     }
 
     #[test]
@@ -256,11 +240,7 @@ mod tests {
         }
         now(gates.enter(&pod)).succeeded();
         drop(now(gates.enter(&pod)));
-        assert_eq!(
-            load(&gates, &pod),
-            (2, 0, 0),
-            "a login given up says nothing"
-        );
+        assert_eq!(load(&gates, &pod), (2, 0, 0), "a login given up says nothing");
         gates.reopen(&pod);
         assert_eq!(load(&gates, &pod), (1, 0, 0));
     }
@@ -279,12 +259,8 @@ mod tests {
         running.succeeded();
         assert_eq!(load(&gates, &pod), (2, 2, 1));
         assert!(poll(third.as_mut()).is_pending());
-        let Poll::Ready(_a) = poll(second.as_mut()) else {
-            panic!("second")
-        };
-        let Poll::Ready(_b) = poll(first.as_mut()) else {
-            panic!("first")
-        };
+        let Poll::Ready(_a) = poll(second.as_mut()) else { panic!("second") };
+        let Poll::Ready(_b) = poll(first.as_mut()) else { panic!("first") };
         assert!(poll(third.as_mut()).is_pending());
     }
 
@@ -301,9 +277,7 @@ mod tests {
             // `gone` was given the turn and is dropped without having looked.
             assert_eq!(load(&gates, &pod), (1, 1, 1));
         }
-        let Poll::Ready(permit) = poll(last.as_mut()) else {
-            panic!("the turn is lost")
-        };
+        let Poll::Ready(permit) = poll(last.as_mut()) else { panic!("the turn is lost") };
         {
             let mut gone = Box::pin(gates.enter(&pod));
             assert!(poll(gone.as_mut()).is_pending());

@@ -21,9 +21,7 @@ use super::{Backend, ConnectError, Login, ServerError, Target};
 use crate::net::tls::{BackendTls, TlsError, TlsMode};
 use crate::net::{self, Stream};
 use crate::wire::message::write::frontend as write;
-use crate::wire::message::{
-    Authentication, BackendKeyData, NegotiateProtocolVersion, ReadyForQuery,
-};
+use crate::wire::message::{Authentication, BackendKeyData, NegotiateProtocolVersion, ReadyForQuery};
 use crate::wire::{CancelKey, MAX_AUTH_FRAME, ProtocolVersion, TxStatus, backend as tag};
 
 /// Most bytes a server may send before it is ready, all messages together.
@@ -36,37 +34,20 @@ const MAX_LOGIN_BYTES: usize = 1024 * 1024;
 ///
 /// # Errors
 /// See `ConnectError`.
-pub async fn connect(
-    target: &Target,
-    login: &Login<'_>,
-    deadline: Instant,
-) -> Result<Backend, ConnectError> {
+pub async fn connect(target: &Target, login: &Login<'_>, deadline: Instant) -> Result<Backend, ConnectError> {
     // Boxed: the future is large, and callers keep it beside a session.
-    Box::pin(timeout_at(deadline, log_in(target, login, deadline)))
-        .await
-        .map_err(|_| ConnectError::TimedOut)?
+    Box::pin(timeout_at(deadline, log_in(target, login, deadline))).await.map_err(|_| ConnectError::TimedOut)?
 }
 
-async fn log_in(
-    target: &Target,
-    login: &Login<'_>,
-    deadline: Instant,
-) -> Result<Backend, ConnectError> {
+async fn log_in(target: &Target, login: &Login<'_>, deadline: Instant) -> Result<Backend, ConnectError> {
     let socket = net::connect(target.address, deadline).await?;
     let stream = secure(socket, target.address, &target.tls).await?;
     let mut talk = Talk::new(stream, MAX_LOGIN_BYTES);
     let names = [("user", login.user), ("database", login.database)];
-    let pairs = login
-        .parameters
-        .iter()
-        .map(|(name, value)| (name.as_str(), value.as_str()));
+    let pairs = login.parameters.iter().map(|(name, value)| (name.as_str(), value.as_str()));
     // The last of two equal names counts for PostgreSQL: who logs in where is not for the parameters to say.
     let others = pairs.filter(|(name, _)| !matches!(*name, "user" | "database"));
-    write::startup(
-        &mut talk.out,
-        ProtocolVersion::V3_0,
-        names.into_iter().chain(others),
-    );
+    write::startup(&mut talk.out, ProtocolVersion::V3_0, names.into_iter().chain(others));
     talk.send().await?;
     authenticate(&mut talk, login).await?;
     let (key, parameters) = until_ready(&mut talk).await?;
@@ -81,11 +62,7 @@ async fn log_in(
 }
 
 /// Asks for TLS if the mode wants it, and makes the handshake (protocol "SSL Session Encryption").
-async fn secure(
-    mut socket: TcpStream,
-    address: SocketAddr,
-    tls: &BackendTls,
-) -> Result<Stream, ConnectError> {
+async fn secure(mut socket: TcpStream, address: SocketAddr, tls: &BackendTls) -> Result<Stream, ConnectError> {
     match tls.mode() {
         TlsMode::Disable => return Ok(Stream::Plain(socket)),
         TlsMode::Prefer | TlsMode::Require | TlsMode::VerifyCa | TlsMode::VerifyFull => {}
@@ -100,9 +77,7 @@ async fn secure(
         (b'N', _) => Err(ConnectError::Tls("the server does not speak TLS".into())),
         (other, _) => {
             let other = char::from(other);
-            Err(ConnectError::Protocol(format!(
-                "the server answered the TLS request with {other:?}"
-            )))
+            Err(ConnectError::Protocol(format!("the server answered the TLS request with {other:?}")))
         }
     }
 }
@@ -133,9 +108,7 @@ async fn authenticate(talk: &mut Talk, login: &Login<'_>) -> Result<(), ConnectE
 }
 
 /// From `AuthenticationOk` to `ReadyForQuery`.
-async fn until_ready(
-    talk: &mut Talk,
-) -> Result<(Option<CancelKey>, BTreeMap<String, String>), ConnectError> {
+async fn until_ready(talk: &mut Talk) -> Result<(Option<CancelKey>, BTreeMap<String, String>), ConnectError> {
     let mut key = None;
     let mut parameters = BTreeMap::new();
     loop {
@@ -146,9 +119,7 @@ async fn until_ready(
             tag::READY_FOR_QUERY => match ReadyForQuery::read(&frame.body)?.status {
                 TxStatus::Idle => return Ok((key, parameters)),
                 TxStatus::InTransaction | TxStatus::Failed => {
-                    return Err(ConnectError::Protocol(
-                        "a new session is inside a transaction".into(),
-                    ));
+                    return Err(ConnectError::Protocol("a new session is inside a transaction".into()));
                 }
             },
             tag::ERROR_RESPONSE => return Err(refusal(ServerError::read(frame.body)?)),
@@ -163,25 +134,18 @@ async fn until_ready(
 ///
 /// # Errors
 /// The server cannot be reached, or did not close by the deadline.
-pub async fn cancel(
-    address: SocketAddr,
-    tls: &BackendTls,
-    key: &CancelKey,
-    deadline: Instant,
-) -> io::Result<()> {
+pub async fn cancel(address: SocketAddr, tls: &BackendTls, key: &CancelKey, deadline: Instant) -> io::Result<()> {
     let sent = async {
         let socket = net::connect(address, deadline).await?;
-        let mut stream = secure(socket, address, tls)
-            .await
-            .map_err(|error| match error {
-                ConnectError::Unreachable(error) => error,
-                ConnectError::TimedOut
-                | ConnectError::Refused(_)
-                | ConnectError::NotAccepting(_)
-                | ConnectError::Tls(_)
-                | ConnectError::Auth(_)
-                | ConnectError::Protocol(_) => io::Error::other(error),
-            })?;
+        let mut stream = secure(socket, address, tls).await.map_err(|error| match error {
+            ConnectError::Unreachable(error) => error,
+            ConnectError::TimedOut
+            | ConnectError::Refused(_)
+            | ConnectError::NotAccepting(_)
+            | ConnectError::Tls(_)
+            | ConnectError::Auth(_)
+            | ConnectError::Protocol(_) => io::Error::other(error),
+        })?;
         let mut request = BytesMut::new();
         write::cancel_request(&mut request, key);
         stream.write_all(&request).await?;
@@ -190,24 +154,14 @@ pub async fn cancel(
         match stream.read(&mut answer).await {
             // A server that closes without reading to the end resets, one without a TLS goodbye breaks off: both took it.
             Ok(0) => Ok(()),
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::ConnectionReset | io::ErrorKind::UnexpectedEof
-                ) =>
-            {
+            Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::UnexpectedEof) => {
                 Ok(())
             }
-            Ok(_) => Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "the server answered a cancel request",
-            )),
+            Ok(_) => Err(io::Error::new(io::ErrorKind::InvalidData, "the server answered a cancel request")),
             Err(error) => Err(error),
         }
     };
-    timeout_at(deadline, sent)
-        .await
-        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+    timeout_at(deadline, sent).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
 }
 
 fn unexpected(tag: u8, during: &str) -> ConnectError {

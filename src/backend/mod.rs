@@ -149,11 +149,7 @@ impl ConnectError {
     pub const fn server_error(&self) -> Option<&ServerError> {
         match self {
             Self::Refused(error) | Self::NotAccepting(error) => Some(error),
-            Self::Unreachable(_)
-            | Self::TimedOut
-            | Self::Tls(_)
-            | Self::Auth(_)
-            | Self::Protocol(_) => None,
+            Self::Unreachable(_) | Self::TimedOut | Self::Tls(_) | Self::Auth(_) | Self::Protocol(_) => None,
         }
     }
 }

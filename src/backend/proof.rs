@@ -9,10 +9,7 @@
 use bytes::BytesMut;
 
 use super::{ConnectError, Login};
-use crate::auth::{
-    AuthError, Challenge, ClientFirst, ClientLast, Credentials, SCRAM_SHA_256, ScramKeys,
-    md5_password,
-};
+use crate::auth::{AuthError, Challenge, ClientFirst, ClientLast, Credentials, SCRAM_SHA_256, ScramKeys, md5_password};
 use crate::wire::message::Authentication;
 use crate::wire::message::write::frontend as write;
 
@@ -58,10 +55,7 @@ impl Proof {
             }
             (Self::Nothing, Authentication::Sasl(mechanisms)) => {
                 if !mechanisms.has(SCRAM_SHA_256) {
-                    return Err(AuthError::Unsupported(
-                        "none of the SASL mechanisms offered is SCRAM-SHA-256",
-                    )
-                    .into());
+                    return Err(AuthError::Unsupported("none of the SASL mechanisms offered is SCRAM-SHA-256").into());
                 }
                 if matches!(login.credentials, Credentials::None) {
                     return Err(no_answer(login, "SCRAM-SHA-256").into());
@@ -84,9 +78,7 @@ impl Proof {
             (_, Authentication::Unsupported { code }) => Err(ConnectError::Protocol(format!(
                 "PostgreSQL asks for authentication method {code}, not spoken here"
             ))),
-            _ => Err(ConnectError::Protocol(
-                "authentication messages out of order".into(),
-            )),
+            _ => Err(ConnectError::Protocol("authentication messages out of order".into())),
         }
     }
 }

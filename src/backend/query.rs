@@ -14,14 +14,8 @@ use crate::wire::message::{DataRow, ReadError};
 const MAX_ANSWER: u32 = 1024 * 1024;
 
 /// See `Backend::simple_query`.
-pub(super) async fn run(
-    backend: &mut Backend,
-    sql: &str,
-    deadline: Instant,
-) -> Result<Rows, QueryError> {
-    timeout_at(deadline, answer(backend, sql))
-        .await
-        .map_err(|_| QueryError::TimedOut)?
+pub(super) async fn run(backend: &mut Backend, sql: &str, deadline: Instant) -> Result<Rows, QueryError> {
+    timeout_at(deadline, answer(backend, sql)).await.map_err(|_| QueryError::TimedOut)?
 }
 
 async fn answer(backend: &mut Backend, sql: &str) -> Result<Rows, QueryError> {
@@ -32,9 +26,7 @@ async fn answer(backend: &mut Backend, sql: &str) -> Result<Rows, QueryError> {
     let (mut rows, mut error, mut left) = (Rows::new(), None, MAX_ANSWER as usize);
     loop {
         let frame = next_frame(&mut backend.stream, &mut backend.received, MAX_ANSWER).await?;
-        left = left
-            .checked_sub(frame.body.len())
-            .ok_or(FrameError::TooMuch)?;
+        left = left.checked_sub(frame.body.len()).ok_or(FrameError::TooMuch)?;
         match frame.tag {
             tag::DATA_ROW => rows.push(text_row(&frame.body)?),
             tag::ERROR_RESPONSE => {
@@ -55,9 +47,7 @@ async fn answer(backend: &mut Backend, sql: &str) -> Result<Rows, QueryError> {
             | tag::NOTIFICATION_RESPONSE => {}
             other => {
                 let other = char::from(other);
-                return Err(QueryError::Protocol(format!(
-                    "message {other:?} does not belong to an answer"
-                )));
+                return Err(QueryError::Protocol(format!("message {other:?} does not belong to an answer")));
             }
         }
     }
@@ -65,8 +55,5 @@ async fn answer(backend: &mut Backend, sql: &str) -> Result<Rows, QueryError> {
 
 fn text_row(body: &[u8]) -> Result<Vec<Option<String>>, ReadError> {
     let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
-    DataRow::read(body)?
-        .columns()
-        .map(|value| Ok(value?.map(text)))
-        .collect()
+    DataRow::read(body)?.columns().map(|value| Ok(value?.map(text))).collect()
 }

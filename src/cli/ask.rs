@@ -59,10 +59,7 @@ fn read(answer: &[u8]) -> Result<String, AskError> {
     match (status, length == Some(body.len())) {
         (200, true) => Ok(body.to_owned()),
         (200, false) => Err(AskError::Garbled),
-        (status, _) => Err(AskError::Refused {
-            status,
-            body: body.trim_end().to_owned(),
-        }),
+        (status, _) => Err(AskError::Refused { status, body: body.trim_end().to_owned() }),
     }
 }
 
@@ -74,14 +71,8 @@ mod tests {
     #[test]
     fn takes_whole_answers_only() {
         let body = |answer: &str| read(answer.as_bytes()).map_err(|error| error.to_string());
-        assert_eq!(
-            body("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}").as_deref(),
-            Ok("{}")
-        );
-        assert_eq!(
-            body("HTTP/1.1 200 OK\r\ncontent-length:2\r\n\r\n{}").as_deref(),
-            Ok("{}")
-        );
+        assert_eq!(body("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}").as_deref(), Ok("{}"));
+        assert_eq!(body("HTTP/1.1 200 OK\r\ncontent-length:2\r\n\r\n{}").as_deref(), Ok("{}"));
         let refused = body("HTTP/1.1 404 Not Found\r\nContent-Length: 3\r\n\r\nno\n");
         assert_eq!(refused, Err("answered 404: no".to_owned()));
         let garbled = [
@@ -91,10 +82,7 @@ mod tests {
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         ];
         for answer in garbled {
-            assert!(
-                matches!(read(answer.as_bytes()), Err(AskError::Garbled)),
-                "{answer}"
-            );
+            assert!(matches!(read(answer.as_bytes()), Err(AskError::Garbled)), "{answer}");
         }
     }
 
@@ -108,21 +96,12 @@ mod tests {
             while !request.ends_with(b"\r\n\r\n") {
                 request.push(stream.read_u8().await.unwrap());
             }
-            stream
-                .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nyes")
-                .await
-                .unwrap();
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nyes").await.unwrap();
             String::from_utf8(request).unwrap()
         });
         assert_eq!(get(&admin, "/x").await.unwrap(), "yes");
         let request = server.await.unwrap();
-        assert!(
-            request.starts_with("GET /x HTTP/1.1\r\nHost: 127.0.0.1:"),
-            "{request}"
-        );
-        assert!(
-            matches!(get(&admin, "/x").await, Err(AskError::Io(_))),
-            "nobody listens any more"
-        );
+        assert!(request.starts_with("GET /x HTTP/1.1\r\nHost: 127.0.0.1:"), "{request}");
+        assert!(matches!(get(&admin, "/x").await, Err(AskError::Io(_))), "nobody listens any more");
     }
 }

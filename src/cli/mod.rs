@@ -74,29 +74,16 @@ impl std::error::Error for Failed {}
 
 /// What `pgmoor check` says about a file that is right.
 pub fn describe(path: &Path, config: &Config) -> String {
-    let doors = [
-        ("rw", &config.listen.rw),
-        ("ro", &config.listen.ro),
-        ("admin", &config.listen.admin),
-    ];
+    let doors = [("rw", &config.listen.rw), ("ro", &config.listen.ro), ("admin", &config.listen.admin)];
     let doors: Vec<String> = doors
         .iter()
-        .flat_map(|(name, addresses)| {
-            addresses
-                .iter()
-                .map(move |address| format!("{name} on {address}"))
-        })
+        .flat_map(|(name, addresses)| addresses.iter().map(move |address| format!("{name} on {address}")))
         .collect();
     let users = match (config.auth.method, config.auth.users.len()) {
         (AuthMethod::Trust, _) => "every user is trusted".to_owned(),
         (AuthMethod::Scram, count) => counted(count, "user"),
     };
-    format!(
-        "{}: ok, {}, {users}, {}",
-        path.display(),
-        counted(config.clusters.len(), "cluster"),
-        doors.join(", ")
-    )
+    format!("{}: ok, {}, {users}, {}", path.display(), counted(config.clusters.len(), "cluster"), doors.join(", "))
 }
 
 /// Asks a running pgmoor for its status and prints it; with `watch` until it is interrupted.
@@ -117,21 +104,14 @@ pub async fn status(args: &StatusArgs) -> Result<(), Failed> {
 }
 
 async fn picture(args: &StatusArgs) -> Result<String, Failed> {
-    let body = ask::get(&args.admin, "/status.json")
-        .await
-        .map_err(|error| Failed(format!("{}: {error}", args.admin)))?;
-    let report: Report = serde_json::from_str(&body).map_err(|error| {
-        Failed(format!(
-            "{}: this is not a pgmoor of this version: {error}",
-            args.admin
-        ))
-    })?;
+    let body =
+        ask::get(&args.admin, "/status.json").await.map_err(|error| Failed(format!("{}: {error}", args.admin)))?;
+    let report: Report = serde_json::from_str(&body)
+        .map_err(|error| Failed(format!("{}: this is not a pgmoor of this version: {error}", args.admin)))?;
     if !args.json {
         return Ok(table::render(&report));
     }
-    serde_json::to_string_pretty(&report)
-        .map(|text| text + "\n")
-        .map_err(|error| Failed(error.to_string()))
+    serde_json::to_string_pretty(&report).map(|text| text + "\n").map_err(|error| Failed(error.to_string()))
 }
 
 /// Prints to stdout. A reader that has gone away (`| head`) is an error like any other.
@@ -140,9 +120,7 @@ async fn picture(args: &StatusArgs) -> Result<String, Failed> {
 /// stdout cannot be written to.
 pub fn print(text: &str) -> Result<(), Failed> {
     let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes())
-        .and_then(|()| out.flush())
-        .map_err(|error| Failed(format!("stdout: {error}")))
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|error| Failed(format!("stdout: {error}")))
 }
 
 fn counted(count: usize, what: &str) -> String {
@@ -169,9 +147,7 @@ mod tests {
         let args = Args::try_parse_from(["pgmoor", "run", "--config", "x.toml"]).unwrap();
         assert!(matches!(args.command, Command::Run { config } if config == Path::new("x.toml")));
         let args = Args::try_parse_from(["pgmoor", "status", "--json"]).unwrap();
-        assert!(
-            matches!(args.command, Command::Status(it) if it.json && !it.watch && it.admin == "127.0.0.1:9187")
-        );
+        assert!(matches!(args.command, Command::Status(it) if it.json && !it.watch && it.admin == "127.0.0.1:9187"));
         assert!(Args::try_parse_from(["pgmoor", "run"]).is_err());
     }
 
@@ -196,11 +172,7 @@ mod tests {
     async fn a_running_pgmoor_is_shown() {
         let (shutdown, watch) = Shutdown::new();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let mut args = StatusArgs {
-            admin: listener.local_addr().unwrap().to_string(),
-            json: false,
-            watch: false,
-        };
+        let mut args = StatusArgs { admin: listener.local_addr().unwrap().to_string(), json: false, watch: false };
         let sources = Sources {
             metrics: Arc::new(Metrics::new().unwrap()),
             tables: Vec::new(),
@@ -210,27 +182,14 @@ mod tests {
         };
         let door = tokio::spawn(serve(listener, Arc::new(sources)));
         let text = picture(&args).await.unwrap();
-        assert!(
-            text.starts_with(concat!(
-                "pgmoor ",
-                env!("CARGO_PKG_VERSION"),
-                ", serving, ready"
-            )),
-            "{text}"
-        );
+        assert!(text.starts_with(concat!("pgmoor ", env!("CARGO_PKG_VERSION"), ", serving, ready")), "{text}");
         args.json = true;
         let json = picture(&args).await.unwrap();
-        assert_eq!(
-            serde_json::from_str::<Report>(&json).unwrap().phase,
-            "serving"
-        );
+        assert_eq!(serde_json::from_str::<Report>(&json).unwrap().phase, "serving");
 
         shutdown.finish(Duration::ZERO).await;
         door.await.unwrap().unwrap();
         let failed = picture(&args).await.unwrap_err().to_string();
-        assert!(
-            failed.starts_with(&format!("{}: cannot be asked", args.admin)),
-            "{failed}"
-        );
+        assert!(failed.starts_with(&format!("{}: cannot be asked", args.admin)), "{failed}");
     }
 }

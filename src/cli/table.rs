@@ -10,21 +10,10 @@ pub(super) fn render(report: &Report) -> String {
         [] => "ready".to_owned(),
         reasons => format!("not ready ({})", reasons.join("; ")),
     };
-    let sessions: Vec<String> = report
-        .sessions
-        .iter()
-        .map(|(state, count)| format!("{count} {state}"))
-        .collect();
+    let sessions: Vec<String> = report.sessions.iter().map(|(state, count)| format!("{count} {state}")).collect();
     let mut lines = vec![
-        format!(
-            "pgmoor {}, {}, {ready}, up {}s",
-            report.version, report.phase, report.uptime_seconds
-        ),
-        format!(
-            "sessions: {}; {} waiting for a pod",
-            sessions.join(", "),
-            report.holds
-        ),
+        format!("pgmoor {}, {}, {ready}, up {}s", report.version, report.phase, report.uptime_seconds),
+        format!("sessions: {}; {} waiting for a pod", sessions.join(", "), report.holds),
     ];
     for cluster in &report.clusters {
         lines.push(String::new());
@@ -39,11 +28,7 @@ fn headline(cluster: &ClusterReport) -> String {
         Writes::To { pod } => format!("writes go to {pod}"),
         Writes::Wait { why } => format!("NO PRIMARY is proven ({why}), writes wait"),
     };
-    let stale = if cluster.stale {
-        ", STALE: the watch is broken"
-    } else {
-        ""
-    };
+    let stale = if cluster.stale { ", STALE: the watch is broken" } else { "" };
     format!(
         "cluster {}: {writes}, timeline {}, table {}, {} sessions on no pod{stale}",
         cluster.name, cluster.timeline, cluster.epoch, cluster.sessions_without_pod
@@ -71,11 +56,7 @@ fn pods(cluster: &ClusterReport) -> Vec<String> {
     }
     rows.iter()
         .map(|row| {
-            let cells: Vec<String> = row
-                .iter()
-                .zip(widths)
-                .map(|(cell, width)| format!("{cell:width$}"))
-                .collect();
+            let cells: Vec<String> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
             format!("  {}", cells.join("  ").trim_end())
         })
         .collect()
@@ -113,14 +94,9 @@ mod tests {
                 epoch: 2,
                 timeline: 1,
                 stale: true,
-                writes: Writes::Wait {
-                    why: "contested".to_owned(),
-                },
+                writes: Writes::Wait { why: "contested".to_owned() },
                 sessions_without_pod: 1,
-                pods: vec![
-                    pod("pg-0", "unknown", None),
-                    pod("pg-10", "replica", Some(20)),
-                ],
+                pods: vec![pod("pg-0", "unknown", None), pod("pg-10", "replica", Some(20))],
             }],
         };
         let expected = "\

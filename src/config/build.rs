@@ -7,8 +7,8 @@ use super::cluster::Databases;
 use super::complain::ConfigError;
 use super::read::{Section, Source, Value, Zero};
 use super::{
-    Auth, AuthMethod, ClientTls, Config, Continuity, Limits, Listen, Log, LogFormat, LogLevel,
-    Password, Routing, Secret, TlsFiles, Users, build_cluster,
+    Auth, AuthMethod, ClientTls, Config, Continuity, Limits, Listen, Log, LogFormat, LogLevel, Password, Routing,
+    Secret, TlsFiles, Users, build_cluster,
 };
 use crate::ids::Zone;
 
@@ -42,9 +42,7 @@ fn listen(section: &Section<'_>) -> Result<Listen> {
         for value in value.map_or_else(|| Ok(Vec::new()), Value::list)? {
             let address = address(&value, example)?;
             if address.port() != 0 && !taken.insert(address) {
-                return Err(value.wrong(format!(
-                    "{address} is given twice; every address is one door"
-                )));
+                return Err(value.wrong(format!("{address} is given twice; every address is one door")));
             }
             addresses.push(address);
         }
@@ -56,10 +54,7 @@ fn listen(section: &Section<'_>) -> Result<Listen> {
         admin: door(Some(section.value_of("admin")?), 9187)?,
     };
     if listen.rw.is_empty() && listen.ro.is_empty() {
-        return Err(section.wrong(
-            "",
-            "neither rw nor ro has an address; write rw = \"0.0.0.0:5432\"",
-        ));
+        return Err(section.wrong("", "neither rw nor ro has an address; write rw = \"0.0.0.0:5432\""));
     }
     Ok(listen)
 }
@@ -73,9 +68,7 @@ fn address(value: &Value<'_>, example: u16) -> Result<SocketAddr> {
         let whole = SocketAddr::new(ip, example);
         return Err(value.wrong(format!("{text:?} has no port; write it as \"{whole}\"")));
     }
-    Err(value.wrong(format!(
-        "{text:?} is not an IP address with a port; write it as \"0.0.0.0:{example}\""
-    )))
+    Err(value.wrong(format!("{text:?} is not an IP address with a port; write it as \"0.0.0.0:{example}\"")))
 }
 
 #[derive(Clone, Copy)]
@@ -95,9 +88,8 @@ fn client_tls(section: &Section<'_>) -> Result<ClientTls> {
         Mode::Prefer => Ok(ClientTls::Prefer(tls_files(section)?)),
         Mode::Require => Ok(ClientTls::Require(tls_files(section)?)),
         Mode::Off => match ["cert", "key", "client_ca"].iter().find_map(|name| section.written(name)) {
-            Some(unused) => Err(unused.wrong(
-                "is of no use with mode = \"off\"; write mode = \"prefer\" or \"require\", or leave it out",
-            )),
+            Some(unused) => Err(unused
+                .wrong("is of no use with mode = \"off\"; write mode = \"prefer\" or \"require\", or leave it out")),
             None => Ok(ClientTls::Off),
         },
     }
@@ -106,32 +98,23 @@ fn client_tls(section: &Section<'_>) -> Result<ClientTls> {
 fn tls_files(section: &Section<'_>) -> Result<TlsFiles> {
     let file = |name: &str, example: &str| match section.written(name) {
         Some(value) => value.path(),
-        None => Err(section.wrong(
-            name,
-            format!("is missing, and this mode needs it; write {name} = {example:?}"),
-        )),
+        None => Err(section.wrong(name, format!("is missing, and this mode needs it; write {name} = {example:?}"))),
     };
     Ok(TlsFiles {
         cert: file("cert", "tls.crt")?,
         key: file("key", "tls.key")?,
-        client_ca: section
-            .written("client_ca")
-            .map(|value| value.path())
-            .transpose()?,
+        client_ca: section.written("client_ca").map(|value| value.path()).transpose()?,
     })
 }
 
 fn auth(source: &Source<'_>, section: &Section<'_>) -> Result<Auth> {
     let method = section.value_of("method")?;
     if method.text()? == "cert" {
-        return Err(method.wrong(
-            "\"cert\" comes with a later version; write \"scram-sha-256\" with tls.client_ca for now",
-        ));
+        return Err(
+            method.wrong("\"cert\" comes with a later version; write \"scram-sha-256\" with tls.client_ca for now")
+        );
     }
-    let method = method.choice(&[
-        ("scram-sha-256", AuthMethod::Scram),
-        ("trust", AuthMethod::Trust),
-    ])?;
+    let method = method.choice(&[("scram-sha-256", AuthMethod::Scram), ("trust", AuthMethod::Trust)])?;
     let users = match (section.written("users_file"), method) {
         (Some(value), _) => {
             let (path, text) = value.file()?;
@@ -175,21 +158,14 @@ fn secret(section: &Section<'_>) -> Result<Secret> {
             Err(problem) => Err(value.wrong(problem)),
         },
         (None, Some(password)) => Ok(Secret::Password(password)),
-        (Some(value), Some(_)) => {
-            Err(value.wrong("stands beside a password; leave one of them out"))
-        }
-        (None, None) => {
-            Err(section.wrong("", "has no secret; write password, password_file or secret"))
-        }
+        (Some(value), Some(_)) => Err(value.wrong("stands beside a password; leave one of them out")),
+        (None, None) => Err(section.wrong("", "has no secret; write password, password_file or secret")),
     }
 }
 
 /// `password` or `password_file`, where one is written.
 pub(super) fn password(section: &Section<'_>) -> Result<Option<Password>> {
-    match (
-        section.written("password"),
-        section.written("password_file"),
-    ) {
+    match (section.written("password"), section.written("password_file")) {
         (Some(_), Some(file)) => Err(file.wrong("stands beside `password`; leave one of them out")),
         (Some(value), None) => Ok(Some(Password::new(value.word()?))),
         (None, Some(value)) => {
@@ -210,12 +186,8 @@ fn limits(section: &Section<'_>) -> Result<Limits> {
         sessions: section.value_of("sessions")?.count(1..=MANY)?,
         startup_sessions: section.value_of("startup_sessions")?.count(1..=MANY)?,
         login_timeout: section.value_of("login_timeout")?.duration(Zero::Refused)?,
-        message_size: section
-            .value_of("message_size")?
-            .size(64 << 10..=LONGEST_MESSAGE)?,
-        session_state: section
-            .value_of("session_state")?
-            .size(4 << 10..=LONGEST_MESSAGE)?,
+        message_size: section.value_of("message_size")?.size(64 << 10..=LONGEST_MESSAGE)?,
+        session_state: section.value_of("session_state")?.size(4 << 10..=LONGEST_MESSAGE)?,
     })
 }
 
@@ -234,12 +206,8 @@ fn continuity(section: &Section<'_>) -> Result<Continuity> {
         held_sessions: section.value_of("held_sessions")?.count(0..=MANY)?,
         release_start: start,
         release_max,
-        connect_timeout: section
-            .value_of("connect_timeout")?
-            .duration(Zero::Refused)?,
-        drain_deadline: section
-            .value_of("drain_deadline")?
-            .duration(Zero::Allowed)?,
+        connect_timeout: section.value_of("connect_timeout")?.duration(Zero::Refused)?,
+        drain_deadline: section.value_of("drain_deadline")?.duration(Zero::Allowed)?,
         ask: section.value_of("ask")?.flag()?.then_some(ask_timeout),
     })
 }
@@ -258,9 +226,7 @@ fn routing(source: &Source<'_>, section: &Section<'_>) -> Result<Routing> {
 
 fn log(section: &Section<'_>) -> Result<Log> {
     Ok(Log {
-        format: section
-            .value_of("format")?
-            .choice(&[("text", LogFormat::Text), ("json", LogFormat::Json)])?,
+        format: section.value_of("format")?.choice(&[("text", LogFormat::Text), ("json", LogFormat::Json)])?,
         level: section.value_of("level")?.choice(&[
             ("error", LogLevel::Error),
             ("warn", LogLevel::Warn),
@@ -298,9 +264,7 @@ fn clusters(top: &Section<'_>, routing: &Routing) -> Result<Vec<super::Cluster>>
 fn shared<'a>(one: &'a Databases, other: &'a Databases) -> Option<&'a str> {
     match (one, other) {
         (Databases::Every, Databases::Every) => Some("*"),
-        (Databases::Named(one), Databases::Named(other)) => {
-            one.intersection(other).next().map(String::as_str)
-        }
+        (Databases::Named(one), Databases::Named(other)) => one.intersection(other).next().map(String::as_str),
         (Databases::Every, Databases::Named(_)) | (Databases::Named(_), Databases::Every) => None,
     }
 }

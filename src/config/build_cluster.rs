@@ -5,9 +5,7 @@ use std::path::PathBuf;
 
 use super::Routing;
 use super::build::password;
-use super::cluster::{
-    Cluster, Databases, Discovery, FixedPod, Kubernetes, Preset, Probe, ServerTls,
-};
+use super::cluster::{Cluster, Databases, Discovery, FixedPod, Kubernetes, Preset, Probe, ServerTls};
 use super::complain::ConfigError;
 use super::read::{Section, Value, Zero};
 use crate::ids::{ClusterName, PodName};
@@ -50,9 +48,7 @@ fn databases(section: &Section<'_>) -> Result<Databases> {
         }
     }
     match (names.len(), names.contains("*")) {
-        (0, _) => {
-            Err(whole.wrong("is empty; write the databases' names, or [\"*\"] for every one"))
-        }
+        (0, _) => Err(whole.wrong("is empty; write the databases' names, or [\"*\"] for every one")),
         (1, true) => Ok(Databases::Every),
         (_, true) => Err(whole.wrong("\"*\" stands for every database; write it alone")),
         (_, false) => Ok(Databases::Named(names)),
@@ -63,13 +59,8 @@ fn users(section: &Section<'_>) -> Result<Option<BTreeSet<String>>> {
     let Some(value) = section.written("users") else {
         return Ok(None);
     };
-    let empty = value
-        .wrong("is empty, so nobody could log in; write names, or leave it out for every user");
-    let users: BTreeSet<String> = value
-        .list()?
-        .iter()
-        .map(Value::word)
-        .collect::<Result<_>>()?;
+    let empty = value.wrong("is empty, so nobody could log in; write names, or leave it out for every user");
+    let users: BTreeSet<String> = value.list()?.iter().map(Value::word).collect::<Result<_>>()?;
     if users.is_empty() {
         return Err(empty);
     }
@@ -81,13 +72,9 @@ fn discovery(section: &Section<'_>) -> Result<Discovery> {
     match (kubernetes.is_written(), section.written("fixed")) {
         (true, None) => Ok(Discovery::Kubernetes(in_kubernetes(&kubernetes)?)),
         (false, Some(list)) => Ok(Discovery::Fixed(fixed(list)?)),
-        (true, Some(value)) => {
-            Err(value.wrong("stands beside discovery.kubernetes; leave one of them out"))
-        }
-        (false, None) => Err(section.wrong(
-            "",
-            "is missing; write discovery.kubernetes = { ... } or discovery.fixed = [\"10.0.0.1:5432\"]",
-        )),
+        (true, Some(value)) => Err(value.wrong("stands beside discovery.kubernetes; leave one of them out")),
+        (false, None) => Err(section
+            .wrong("", "is missing; write discovery.kubernetes = { ... } or discovery.fixed = [\"10.0.0.1:5432\"]")),
     }
 }
 
@@ -97,19 +84,14 @@ fn in_kubernetes(section: &Section<'_>) -> Result<Kubernetes> {
     let presets = Preset::ALL.map(|preset| (preset.as_str(), preset));
     let preset = section.value_of("preset")?.choice(&presets)?;
     if let (Preset::None, Some(value)) = (preset, section.written("leader")) {
-        return Err(value.wrong(
-            "is of no use with preset = \"none\", which has no leader object; leave it out",
-        ));
+        return Err(value.wrong("is of no use with preset = \"none\", which has no leader object; leave it out"));
     }
     let port = section.value_of("port")?;
     Ok(Kubernetes {
         namespace: word("namespace")?,
         selector: word("selector")?,
         preset,
-        kubeconfig: section
-            .written("kubeconfig")
-            .map(|value| value.path())
-            .transpose()?,
+        kubeconfig: section.written("kubeconfig").map(|value| value.path()).transpose()?,
         context: optional("context")?,
         port: u16::try_from(port.count(1..=65535)?).map_err(|_| port.wrong("is not a port"))?,
         leader: optional("leader")?,
@@ -124,10 +106,7 @@ fn fixed(list: Value<'_>) -> Result<Vec<FixedPod>> {
         let text = item.word()?;
         let pod = fixed_pod(&text).map_err(|problem| item.wrong(problem))?;
         if pods.iter().any(|other| other.name == pod.name) {
-            return Err(item.wrong(format!(
-                "{:?} is given twice; every pod has a name of its own",
-                pod.name.as_str()
-            )));
+            return Err(item.wrong(format!("{:?} is given twice; every pod has a name of its own", pod.name.as_str())));
         }
         pods.push(pod);
     }
@@ -140,30 +119,16 @@ fn fixed(list: Value<'_>) -> Result<Vec<FixedPod>> {
 /// `name=host:port` or `host:port`; an IPv6 address stands in brackets.
 fn fixed_pod(text: &str) -> std::result::Result<FixedPod, String> {
     let (name, address) = text.split_once('=').unwrap_or((text, text));
-    let form = || {
-        format!(
-            "{text:?} is not an address; write it as \"10.0.0.1:5432\" or \"pg-0=10.0.0.1:5432\""
-        )
-    };
+    let form = || format!("{text:?} is not an address; write it as \"10.0.0.1:5432\" or \"pg-0=10.0.0.1:5432\"");
     let Some((host, port)) = address.rsplit_once(':') else {
         return Err(format!("{text:?} has no port; write it as \"{text}:5432\""));
     };
-    let port = port
-        .parse()
-        .ok()
-        .filter(|port| *port != 0)
-        .ok_or_else(form)?;
-    let bare = host
-        .strip_prefix('[')
-        .and_then(|host| host.strip_suffix(']'));
+    let port = port.parse().ok().filter(|port| *port != 0).ok_or_else(form)?;
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
     if name.is_empty() || host.is_empty() || (bare.is_none() && host.contains([':', '[', ']'])) {
         return Err(form());
     }
-    Ok(FixedPod {
-        name: PodName::new(name),
-        host: bare.unwrap_or(host).to_owned(),
-        port,
-    })
+    Ok(FixedPod { name: PodName::new(name), host: bare.unwrap_or(host).to_owned(), port })
 }
 
 fn probe(section: &Section<'_>) -> Result<Probe> {
@@ -193,13 +158,10 @@ fn server_tls(section: &Section<'_>, discovery: &Discovery) -> Result<ServerTls>
         ("verify-ca", Mode::VerifyCa),
         ("verify-full", Mode::VerifyFull),
     ])?;
-    let unused =
-        |names: &[&str], modes: &str| match names.iter().find_map(|name| section.written(name)) {
-            Some(value) => Err(value.wrong(format!(
-                "is of no use with this mode; write mode = {modes}, or leave it out"
-            ))),
-            None => Ok(()),
-        };
+    let unused = |names: &[&str], modes: &str| match names.iter().find_map(|name| section.written(name)) {
+        Some(value) => Err(value.wrong(format!("is of no use with this mode; write mode = {modes}, or leave it out"))),
+        None => Ok(()),
+    };
     let unverified = |mode| unused(&["ca", "dns"], "\"verify-full\"").map(|()| mode);
     match mode {
         Mode::Disable => unverified(ServerTls::Disable),
@@ -209,20 +171,14 @@ fn server_tls(section: &Section<'_>, discovery: &Discovery) -> Result<ServerTls>
             unused(&["dns"], "\"verify-full\"")?;
             Ok(ServerTls::VerifyCa { ca: ca(section)? })
         }
-        Mode::VerifyFull => Ok(ServerTls::VerifyFull {
-            ca: ca(section)?,
-            dns: dns(section, discovery)?,
-        }),
+        Mode::VerifyFull => Ok(ServerTls::VerifyFull { ca: ca(section)?, dns: dns(section, discovery)? }),
     }
 }
 
 fn ca(section: &Section<'_>) -> Result<PathBuf> {
     match section.written("ca") {
         Some(value) => value.path(),
-        None => Err(section.wrong(
-            "ca",
-            "is missing, and this mode needs it; write ca = \"ca.crt\"",
-        )),
+        None => Err(section.wrong("ca", "is missing, and this mode needs it; write ca = \"ca.crt\"")),
     }
 }
 

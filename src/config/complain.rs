@@ -31,13 +31,7 @@ impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unreadable { file, reason } => write!(f, "{file}: cannot be read: {reason}"),
-            Self::Wrong {
-                file,
-                line,
-                column,
-                key,
-                problem,
-            } => {
+            Self::Wrong { file, line, column, key, problem } => {
                 write!(f, "{file}:{line}:{column}: ")?;
                 if let Some(key) = key {
                     write!(f, "{key}: ")?;

@@ -12,10 +12,7 @@ pub(super) fn expand(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result
             rest = after;
         } else if let Some(after) = rest.strip_prefix("${") {
             let Some((name, after)) = after.split_once('}') else {
-                return Err(
-                    "has a `${` without its `}`; write `$${` for the characters themselves"
-                        .to_owned(),
-                );
+                return Err("has a `${` without its `}`; write `$${` for the characters themselves".to_owned());
             };
             if !is_name(name) {
                 // The text may be a secret: it is not shown.
@@ -37,9 +34,7 @@ pub(super) fn expand(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result
 
 fn is_name(name: &str) -> bool {
     let mut letters = name.chars();
-    letters
-        .next()
-        .is_some_and(|first| first.is_ascii_alphabetic() || first == '_')
+    letters.next().is_some_and(|first| first.is_ascii_alphabetic() || first == '_')
         && letters.all(|letter| letter.is_ascii_alphanumeric() || letter == '_')
 }
 

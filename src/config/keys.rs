@@ -43,30 +43,9 @@ const SECTIONS: &[(&str, &[Key])] = &[
             key("cluster", Section),
         ],
     ),
-    (
-        "listen",
-        &[
-            key("rw", Nothing),
-            key("ro", Nothing),
-            key("admin", Means("\"127.0.0.1:9187\"")),
-        ],
-    ),
-    (
-        "tls",
-        &[
-            key("mode", Means("\"off\"")),
-            key("cert", Nothing),
-            key("key", Nothing),
-            key("client_ca", Nothing),
-        ],
-    ),
-    (
-        "auth",
-        &[
-            key("method", Means("\"scram-sha-256\"")),
-            key("users_file", Nothing),
-        ],
-    ),
+    ("listen", &[key("rw", Nothing), key("ro", Nothing), key("admin", Means("\"127.0.0.1:9187\""))]),
+    ("tls", &[key("mode", Means("\"off\"")), key("cert", Nothing), key("key", Nothing), key("client_ca", Nothing)]),
+    ("auth", &[key("method", Means("\"scram-sha-256\"")), key("users_file", Nothing)]),
     (
         "limits",
         &[
@@ -90,21 +69,8 @@ const SECTIONS: &[(&str, &[Key])] = &[
             key("ask_timeout", Means("\"1s\"")),
         ],
     ),
-    (
-        "routing",
-        &[
-            key("ro_falls_back", Means("true")),
-            key("zone", Nothing),
-            key("lag_limit", Means("\"10s\"")),
-        ],
-    ),
-    (
-        "log",
-        &[
-            key("format", Means("\"text\"")),
-            key("level", Means("\"info\"")),
-        ],
-    ),
+    ("routing", &[key("ro_falls_back", Means("true")), key("zone", Nothing), key("lag_limit", Means("\"10s\""))]),
+    ("log", &[key("format", Means("\"text\"")), key("level", Means("\"info\""))]),
     (
         "cluster",
         &[
@@ -117,10 +83,7 @@ const SECTIONS: &[(&str, &[Key])] = &[
             key("tls", Section),
         ],
     ),
-    (
-        "cluster.discovery",
-        &[key("kubernetes", Section), key("fixed", Nothing)],
-    ),
+    ("cluster.discovery", &[key("kubernetes", Section), key("fixed", Nothing)]),
     (
         "cluster.discovery.kubernetes",
         &[
@@ -145,14 +108,7 @@ const SECTIONS: &[(&str, &[Key])] = &[
             key("timeout", Means("\"1s\"")),
         ],
     ),
-    (
-        "cluster.tls",
-        &[
-            key("mode", Means("\"disable\"")),
-            key("ca", Nothing),
-            key("dns", Nothing),
-        ],
-    ),
+    ("cluster.tls", &[key("mode", Means("\"disable\"")), key("ca", Nothing), key("dns", Nothing)]),
 ];
 
 /// The sections of the users file, by path.
@@ -170,13 +126,7 @@ const USERS_SECTIONS: &[(&str, &[Key])] = &[
 ];
 
 /// Keys of the contract that are still to come: said plainly instead of "not known".
-const LATER: &[&str] = &[
-    "listen.auto",
-    "auth.auth_query",
-    "pool",
-    "continuity.replay",
-    "continuity.commit_guard",
-];
+const LATER: &[&str] = &["listen.auto", "auth.auth_query", "pool", "continuity.replay", "continuity.commit_guard"];
 
 /// Which file's keys are meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -213,16 +163,10 @@ impl Book {
         if let Some((_, near)) = near {
             return format!("is not a key; did you mean `{near}`?");
         }
-        let elsewhere = self
-            .sections()
-            .iter()
-            .find(|(_, keys)| keys.iter().any(|key| key.name == name));
+        let elsewhere = self.sections().iter().find(|(_, keys)| keys.iter().any(|key| key.name == name));
         if let Some((section, _)) = elsewhere {
-            let place = if section.is_empty() {
-                "at the top of the file".to_owned()
-            } else {
-                format!("in [{section}]")
-            };
+            let place =
+                if section.is_empty() { "at the top of the file".to_owned() } else { format!("in [{section}]") };
             return format!("is not a key here; it belongs {place}");
         }
         let known: Vec<&str> = keys.iter().map(|key| key.name).collect();
@@ -233,19 +177,13 @@ impl Book {
 /// Every key that takes a value, with its sections (`continuity.hold`), in the order of the reference file.
 pub fn keys() -> impl Iterator<Item = (String, Key)> {
     SECTIONS.iter().flat_map(|(path, keys)| {
-        keys.iter()
-            .filter(|key| key.absent != Section)
-            .map(|key| (join(path, key.name), *key))
+        keys.iter().filter(|key| key.absent != Section).map(|key| (join(path, key.name), *key))
     })
 }
 
 /// A key's name with its section's.
 pub(super) fn join(path: &str, name: &str) -> String {
-    if path.is_empty() {
-        name.to_owned()
-    } else {
-        format!("{path}.{name}")
-    }
+    if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
 }
 
 /// How many letters must be put in, left out or changed to make one word of the other.
@@ -273,26 +211,10 @@ mod tests {
     fn an_unknown_key_is_led_to_the_right_place() {
         let cases = [
             ("continuity", "hodl", "is not a key; did you mean `hold`?"),
-            (
-                "limits",
-                "hold",
-                "is not a key here; it belongs in [continuity]",
-            ),
-            (
-                "continuity",
-                "limits",
-                "is not a key here; it belongs at the top of the file",
-            ),
-            (
-                "log",
-                "colour",
-                "is not a key; the keys here are format, level",
-            ),
-            (
-                "listen",
-                "auto",
-                "comes with a later version; leave it out for now",
-            ),
+            ("limits", "hold", "is not a key here; it belongs in [continuity]"),
+            ("continuity", "limits", "is not a key here; it belongs at the top of the file"),
+            ("log", "colour", "is not a key; the keys here are format, level"),
+            ("listen", "auto", "comes with a later version; leave it out for now"),
         ];
         for (section, name, expected) in cases {
             assert_eq!(Book::Config.unknown(section, name), expected);
@@ -301,13 +223,9 @@ mod tests {
 
     #[test]
     fn words_that_differ_by_a_letter_are_near() {
-        for (a, b, far) in [
-            ("hold", "hold", 0),
-            ("hold", "hodl", 2),
-            ("", "ab", 2),
-            ("ports", "port", 1),
-            ("cat", "dog", 3),
-        ] {
+        for (a, b, far) in
+            [("hold", "hold", 0), ("hold", "hodl", 2), ("", "ab", 2), ("ports", "port", 1), ("cat", "dog", 3)]
+        {
             assert_eq!((distance(a, b), distance(b, a)), (far, far), "{a} {b}");
         }
     }

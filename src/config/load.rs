@@ -16,10 +16,8 @@ impl Config {
     /// The first thing that is wrong, with its place.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let file = path.display().to_string();
-        let text = std::fs::read_to_string(path).map_err(|error| ConfigError::Unreadable {
-            file: file.clone(),
-            reason: error.to_string(),
-        })?;
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| ConfigError::Unreadable { file: file.clone(), reason: error.to_string() })?;
         let env = |name: &str| std::env::var(name).ok();
         Self::parse(&text, &file, &env, &|path| std::fs::read_to_string(path))
     }
@@ -34,13 +32,7 @@ impl Config {
         env: &dyn Fn(&str) -> Option<String>,
         files: &dyn Fn(&Path) -> io::Result<String>,
     ) -> Result<Self, ConfigError> {
-        let source = Source {
-            name,
-            text,
-            book: Book::Config,
-            env,
-            files,
-        };
+        let source = Source { name, text, book: Book::Config, env, files };
         let tree = source.tree()?;
         build::config(&source, &Section::top(source, &tree)?)
     }
@@ -57,13 +49,7 @@ impl Users {
         env: &dyn Fn(&str) -> Option<String>,
         files: &dyn Fn(&Path) -> io::Result<String>,
     ) -> Result<Self, ConfigError> {
-        let source = Source {
-            name,
-            text,
-            book: Book::Users,
-            env,
-            files,
-        };
+        let source = Source { name, text, book: Book::Users, env, files };
         build::users(&source)
     }
 }

@@ -46,18 +46,11 @@ pub struct Config {
 impl Config {
     /// The cluster that serves this database: one that names it goes before the one that takes every database.
     pub fn database_cluster(&self, database: &str) -> Option<&Cluster> {
-        let named = self
-            .clusters
-            .iter()
-            .find(|cluster| match &cluster.databases {
-                Databases::Named(names) => names.contains(database),
-                Databases::Every => false,
-            });
-        named.or_else(|| {
-            self.clusters
-                .iter()
-                .find(|cluster| cluster.databases == Databases::Every)
-        })
+        let named = self.clusters.iter().find(|cluster| match &cluster.databases {
+            Databases::Named(names) => names.contains(database),
+            Databases::Every => false,
+        });
+        named.or_else(|| self.clusters.iter().find(|cluster| cluster.databases == Databases::Every))
     }
 
     /// The cluster of this name.

@@ -71,12 +71,7 @@ impl<'a> Section<'a> {
         Self::new(source, String::new(), Some(table), 0)
     }
 
-    fn new(
-        source: Source<'a>,
-        path: String,
-        table: Option<&'a DeTable<'a>>,
-        at: usize,
-    ) -> Result<Self, ConfigError> {
+    fn new(source: Source<'a>, path: String, table: Option<&'a DeTable<'a>>, at: usize) -> Result<Self, ConfigError> {
         let keys = source.book.section(&path);
         for written in table.into_iter().flat_map(DeTable::keys) {
             let name = written.get_ref().as_ref();
@@ -85,22 +80,12 @@ impl<'a> Section<'a> {
                 return Err(source.wrong(written.span().start, Some(&join(&path, name)), problem));
             }
         }
-        Ok(Self {
-            source,
-            path,
-            keys,
-            table,
-            at,
-        })
+        Ok(Self { source, path, keys, table, at })
     }
 
     /// A complaint about the section as a whole, or about a key that is not written.
     pub(super) fn wrong(&self, name: &str, problem: impl Into<String>) -> ConfigError {
-        let key = if name.is_empty() {
-            self.path.clone()
-        } else {
-            join(&self.path, name)
-        };
+        let key = if name.is_empty() { self.path.clone() } else { join(&self.path, name) };
         self.source.wrong(self.at, Some(&key), problem)
     }
 
@@ -120,19 +105,12 @@ impl<'a> Section<'a> {
         if let Some(value) = self.written(name) {
             return Ok(value);
         }
-        match self
-            .keys
-            .iter()
-            .find(|key| key.name == name)
-            .map(|key| key.absent)
-        {
+        match self.keys.iter().find(|key| key.name == name).map(|key| key.absent) {
             Some(Absent::Means(default)) => match DeValue::parse(default) {
                 Ok(value) => Ok(self.value(name, self.at, value.into_inner())),
                 Err(error) => Err(self.wrong(name, error.message())),
             },
-            Some(Absent::Refused(example)) => {
-                Err(self.wrong(name, format!("is missing; write {name} = {example}")))
-            }
+            Some(Absent::Refused(example)) => Err(self.wrong(name, format!("is missing; write {name} = {example}"))),
             Some(Absent::Nothing | Absent::Section) | None => Err(self.wrong(name, "is missing")),
         }
     }
@@ -158,10 +136,7 @@ impl<'a> Section<'a> {
                 Some(&path),
                 format!("there may be several; write it as [[{path}]]"),
             )),
-            Some(items) => items
-                .iter()
-                .map(|item| self.table_at(path.clone(), item))
-                .collect(),
+            Some(items) => items.iter().map(|item| self.table_at(path.clone(), item)).collect(),
         }
     }
 
@@ -169,19 +144,12 @@ impl<'a> Section<'a> {
         let at = value.span().start;
         match value.get_ref().as_table() {
             Some(table) => Self::new(self.source, path, Some(table), at),
-            None => Err(self
-                .source
-                .wrong(at, Some(&path), "is a section, not a value")),
+            None => Err(self.source.wrong(at, Some(&path), "is a section, not a value")),
         }
     }
 
     fn value(&self, name: &str, at: usize, value: DeValue<'a>) -> Value<'a> {
-        Value {
-            source: self.source,
-            key: join(&self.path, name),
-            at,
-            value,
-        }
+        Value { source: self.source, key: join(&self.path, name), at, value }
     }
 }
 
@@ -291,23 +259,14 @@ impl<'a> Value<'a> {
             return Err(self.kind("a whole number"));
         };
         let radix = number.radix();
-        usize::from_str_radix(number.as_str(), radix)
-            .ok()
-            .filter(|count| range.contains(count))
-            .ok_or_else(|| {
-                self.wrong(format!(
-                    "{number} is out of range; write a number from {} to {}",
-                    range.start(),
-                    range.end()
-                ))
-            })
+        usize::from_str_radix(number.as_str(), radix).ok().filter(|count| range.contains(count)).ok_or_else(|| {
+            self.wrong(format!("{number} is out of range; write a number from {} to {}", range.start(), range.end()))
+        })
     }
 
     /// True or false.
     pub(super) fn flag(&self) -> Result<bool, ConfigError> {
-        self.value
-            .as_bool()
-            .ok_or_else(|| self.kind("true or false"))
+        self.value.as_bool().ok_or_else(|| self.kind("true or false"))
     }
 
     /// One of a few words.
@@ -315,10 +274,7 @@ impl<'a> Value<'a> {
         let text = self.text()?;
         let found = choices.iter().find(|(word, _)| *word == text);
         found.map(|(_, choice)| *choice).ok_or_else(|| {
-            let words: Vec<String> = choices
-                .iter()
-                .map(|(word, _)| format!("{word:?}"))
-                .collect();
+            let words: Vec<String> = choices.iter().map(|(word, _)| format!("{word:?}")).collect();
             self.wrong(format!("{text:?} is not one of {}", words.join(", ")))
         })
     }

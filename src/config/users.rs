@@ -109,27 +109,17 @@ impl std::str::FromStr for ScramVerifier {
         if !(1..=MAX_ITERATIONS).contains(&iterations) {
             return Err("has no iterations, or more than a million");
         }
-        let salt = STANDARD
-            .decode(salt)
-            .map_err(|_| "has a salt that is not base64")?;
+        let salt = STANDARD.decode(salt).map_err(|_| "has a salt that is not base64")?;
         if salt.is_empty() || salt.len() > MAX_SALT {
             return Err("has no salt, or one of more than 256 bytes");
         }
-        Ok(Self {
-            iterations,
-            salt,
-            stored_key: key(stored)?,
-            server_key: key(server)?,
-        })
+        Ok(Self { iterations, salt, stored_key: key(stored)?, server_key: key(server)? })
     }
 }
 
 fn key(text: &str) -> Result<[u8; 32], &'static str> {
-    let key = STANDARD
-        .decode(text)
-        .map_err(|_| "has a key that is not base64")?;
-    key.try_into()
-        .map_err(|_| "has a key that is not 32 bytes long")
+    let key = STANDARD.decode(text).map_err(|_| "has a key that is not base64")?;
+    key.try_into().map_err(|_| "has a key that is not 32 bytes long")
 }
 
 #[cfg(test)]
@@ -142,33 +132,18 @@ mod tests {
     fn reads_what_postgres_stores() {
         let text = format!("SCRAM-SHA-256$4096:c2FsdA==${STORED}:{STORED}");
         let verifier: ScramVerifier = text.parse().unwrap();
-        assert_eq!(
-            (verifier.iterations, verifier.salt.as_slice()),
-            (4096, b"salt".as_slice())
-        );
-        assert_eq!(
-            (verifier.stored_key, verifier.server_key),
-            ([1; 32], [1; 32])
-        );
+        assert_eq!((verifier.iterations, verifier.salt.as_slice()), (4096, b"salt".as_slice()));
+        assert_eq!((verifier.stored_key, verifier.server_key), ([1; 32], [1; 32]));
     }
 
     #[test]
     fn says_what_is_wrong_with_a_verifier() {
         let cases = [
             ("md5abc".to_owned(), "form"),
-            (
-                format!("SCRAM-SHA-256$x:c2FsdA==${STORED}:{STORED}"),
-                "form",
-            ),
-            (
-                format!("SCRAM-SHA-256$0:c2FsdA==${STORED}:{STORED}"),
-                "iterations",
-            ),
+            (format!("SCRAM-SHA-256$x:c2FsdA==${STORED}:{STORED}"), "form"),
+            (format!("SCRAM-SHA-256$0:c2FsdA==${STORED}:{STORED}"), "iterations"),
             (format!("SCRAM-SHA-256$4096:*${STORED}:{STORED}"), "salt"),
-            (
-                format!("SCRAM-SHA-256$4096:c2FsdA==${STORED}:c2FsdA=="),
-                "32 bytes",
-            ),
+            (format!("SCRAM-SHA-256$4096:c2FsdA==${STORED}:c2FsdA=="), "32 bytes"),
         ];
         for (text, word) in cases {
             let problem = text.parse::<ScramVerifier>().unwrap_err();
@@ -178,9 +153,7 @@ mod tests {
 
     #[test]
     fn secrets_do_not_show() {
-        let users: Users = [("app".to_owned(), Secret::Password(Password::new("hunter2")))]
-            .into_iter()
-            .collect();
+        let users: Users = [("app".to_owned(), Secret::Password(Password::new("hunter2")))].into_iter().collect();
         assert!(!format!("{users:?}").contains("hunter2"));
     }
 }

@@ -10,10 +10,11 @@
 //! | ROLLBACK, simple protocol | rolled back either way: answered as done | the same |
 //! | ROLLBACK, and statements behind it in one unit | 08007 | 08007 |
 //! | BEGIN, alone or with statements behind it in one unit | 40001: never committed | – |
-//! | anything, on a replica | 40001: nothing can have been written | 40001 |
 //! | all its CommandCompletes delivered, and committed with them | only the ReadyForQuery is made up | 40001 |
 //! | its error delivered | only the ReadyForQuery is made up | the same, transaction failed |
 //! | a Parse, Bind, Describe, Close; nothing run | 40001 | 40001 |
+//!
+//! A replica is no exception: one that has been promoted since its last ReadyForQuery may have committed a write.
 //!
 //! "Inside" must be certain: a transaction whose BEGIN, COMMIT or ROLLBACK is itself unanswered is not, for a later unit.
 
@@ -128,8 +129,8 @@ impl Unit {
 }
 
 impl Pipeline {
-    /// The backend ended. `read_only`: it was a replica, where nothing can have been written.
-    pub fn lose(&mut self, read_only: bool, state: &mut State) -> Wreck {
+    /// The backend ended.
+    pub fn lose(&mut self, state: &mut State) -> Wreck {
         let units = self.units(state);
         let walks = self.walks(&units);
         let mut status = self.status();
@@ -138,7 +139,7 @@ impl Pipeline {
         for (at, unit) in units.iter().enumerate() {
             // What was said about the status before stands; what the first unit did since then comes with it.
             let committed_later = later_commits(&units[at + 1..], &walks[at + 1..]);
-            let answer = judge(unit, walks[at], status, committed_later, read_only);
+            let answer = judge(unit, walks[at], status, committed_later);
             status = answer.status;
             if !unit.closed && answer.word == Word::Nothing && !unit.told {
                 continue; // an open unit of which nothing is lost goes on elsewhere
@@ -279,7 +280,7 @@ fn later_commits(units: &[Unit], walks: &[Walk]) -> bool {
 }
 
 /// `walk`: where the unit may lead. `before`: the transaction in the client's eyes.
-fn judge(unit: &Unit, walk: Walk, before: TxStatus, committed_later: bool, read_only: bool) -> Answer {
+fn judge(unit: &Unit, walk: Walk, before: TxStatus, committed_later: bool) -> Answer {
     let begins = !unit.is_only(script::Script::only_begins) && walk.block;
     let in_block = (before != TxStatus::Idle && !walk.ends) || begins;
     let status = if in_block { TxStatus::Failed } else { TxStatus::Idle };
@@ -301,7 +302,7 @@ fn judge(unit: &Unit, walk: Walk, before: TxStatus, committed_later: bool, read_
     if unit.kind == Kind::Simple && unit.is_only(script::Script::only_rolls_back) {
         return say(Word::RolledBack);
     }
-    let doubtful = !read_only && (walk.may_commit() || committed_later);
+    let doubtful = walk.may_commit() || committed_later;
     say(Word::Error(if doubtful { Code::CommitUnknown } else { Code::TransactionLost }))
 }
 

@@ -102,7 +102,6 @@ impl Names {
             | Verb::Discard(_)
             | Verb::Listen { .. }
             | Verb::Unlisten { .. }
-            | Verb::Deallocate { .. }
             | Verb::Execute { .. }
             | Verb::DeclareCursor { .. }
             | Verb::Fetch

@@ -268,7 +268,36 @@ impl State {
                 now.channels.remove(channel);
             }),
             Verb::Unlisten { channel: None } => self.change(|now| now.channels.clear()),
-            _ => {} // SET LOCAL, and statements that are not handed here
+            // For this transaction only, or not handed here.
+            Verb::Set { scope: Scope::Local, .. }
+            | Verb::SetRole { scope: Scope::Local, .. }
+            | Verb::SetSessionAuthorization { scope: Scope::Local, .. }
+            | Verb::SetTransaction
+            | Verb::Begin
+            | Verb::Commit { .. }
+            | Verb::Rollback { .. }
+            | Verb::RollbackTo { .. }
+            | Verb::Savepoint { .. }
+            | Verb::Release { .. }
+            | Verb::PrepareTransaction
+            | Verb::FinishPrepared
+            | Verb::Discard(_)
+            | Verb::Prepare { .. }
+            | Verb::Deallocate { .. }
+            | Verb::Execute { .. }
+            | Verb::DeclareCursor { .. }
+            | Verb::Fetch
+            | Verb::CloseCursor { .. }
+            | Verb::Load
+            | Verb::CreateTemp
+            | Verb::Drop
+            | Verb::CopyIn
+            | Verb::CopyOut
+            | Verb::Read
+            | Verb::Call
+            | Verb::Do
+            | Verb::Write
+            | Verb::Empty => {}
         }
     }
 

@@ -76,20 +76,10 @@ impl Place {
 
 /// Tells where the pods are until the receiver of the events is dropped. `doubts` asks for a look-up at once.
 pub(super) async fn run(pods: Vec<FixedPod>, events: mpsc::Sender<Event>, doubts: Arc<Notify>) {
-    let mut places: Vec<Place> = pods
-        .into_iter()
-        .map(|pod| Place {
-            pod,
-            address: None,
-            failing: false,
-        })
-        .collect();
+    let mut places: Vec<Place> = pods.into_iter().map(|pod| Place { pod, address: None, failing: false }).collect();
     look(&mut places).await;
     let all = places.iter().map(Place::sighting).collect();
-    for event in [
-        Event::Relisted(all),
-        Event::LeaderSeen(LeaderSighting::NotUsed),
-    ] {
+    for event in [Event::Relisted(all), Event::LeaderSeen(LeaderSighting::NotUsed)] {
         if events.send(event).await.is_err() {
             return;
         }
@@ -138,35 +128,17 @@ mod tests {
 
     #[test]
     fn a_pod_moves_only_when_its_address_is_gone() {
-        let pod = FixedPod {
-            name: PodName::new("a"),
-            host: "a.example".to_owned(),
-            port: 5432,
-        };
-        let mut place = Place {
-            pod,
-            address: None,
-            failing: false,
-        };
+        let pod = FixedPod { name: PodName::new("a"), host: "a.example".to_owned(), port: 5432 };
+        let mut place = Place { pod, address: None, failing: false };
         let (one, two) = (address("10.0.0.1:5432"), address("10.0.0.2:5432"));
-        assert!(
-            !place.settle(Err("no such host".to_owned())),
-            "unknown stays unknown"
-        );
+        assert!(!place.settle(Err("no such host".to_owned())), "unknown stays unknown");
         assert!(place.settle(Ok(vec![one, two])));
         assert!(!place.settle(Ok(vec![two, one])), "the list turned round");
-        assert!(
-            !place.settle(Err("no such host".to_owned())),
-            "the last address is kept"
-        );
+        assert!(!place.settle(Err("no such host".to_owned())), "the last address is kept");
         assert!(!place.settle(Ok(vec![])));
         assert_eq!(place.sighting().address, Some(one));
         assert!(place.settle(Ok(vec![two])));
         assert_eq!(place.sighting().address, Some(two));
-        assert_eq!(
-            place.sighting().id,
-            PodId::new("a", UID),
-            "the same incarnation"
-        );
+        assert_eq!(place.sighting().id, PodId::new("a", UID), "the same incarnation");
     }
 }

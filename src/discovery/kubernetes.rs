@@ -54,22 +54,14 @@ impl Kubernetes {
     ///
     /// # Errors
     /// The credentials are missing or not what they should be.
-    pub(super) async fn new(
-        settings: config::Kubernetes,
-        events: mpsc::Sender<Event>,
-    ) -> Result<Self, AccessError> {
+    pub(super) async fn new(settings: config::Kubernetes, events: mpsc::Sender<Event>) -> Result<Self, AccessError> {
         // kube takes the process's provider. Somebody else may have set one already: then that one serves.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut access = access(&settings).await?;
         access.connect_timeout = Some(CONNECT_TIMEOUT);
         // The watch has deadlines and a back-off of its own; a second one below would only hide what is wrong.
         access.default_retry = false;
-        Ok(Self {
-            client: Client::try_from(access)?,
-            preset: Preset::of(settings.preset),
-            settings,
-            events,
-        })
+        Ok(Self { client: Client::try_from(access)?, preset: Preset::of(settings.preset), settings, events })
     }
 
     /// Watches until the receiver of the events is dropped, or this future is.
@@ -109,22 +101,13 @@ impl Kubernetes {
     /// The leader objects to watch; `None` while the scope is not known yet.
     fn known_objects(&self) -> Option<Vec<(Source, String)>> {
         let scope = demanded(&self.settings.selector);
-        match (
-            self.preset.leader,
-            &self.settings.leader,
-            self.preset.scope(&scope),
-        ) {
+        match (self.preset.leader, &self.settings.leader, self.preset.scope(&scope)) {
             (LeaderSource::NotUsed, _, _) => Some(Vec::new()),
-            (LeaderSource::Patroni, Some(name), _) => Some(vec![
-                (Source::ConfigMap, name.clone()),
-                (Source::Endpoints, name.clone()),
-            ]),
-            (LeaderSource::CloudNativePg, Some(name), _) => {
-                Some(vec![(Source::Cluster, name.clone())])
+            (LeaderSource::Patroni, Some(name), _) => {
+                Some(vec![(Source::ConfigMap, name.clone()), (Source::Endpoints, name.clone())])
             }
-            (LeaderSource::Patroni | LeaderSource::CloudNativePg, None, Some(scope)) => {
-                Some(self.objects_of(scope))
-            }
+            (LeaderSource::CloudNativePg, Some(name), _) => Some(vec![(Source::Cluster, name.clone())]),
+            (LeaderSource::Patroni | LeaderSource::CloudNativePg, None, Some(scope)) => Some(self.objects_of(scope)),
             (LeaderSource::Patroni | LeaderSource::CloudNativePg, None, None) => None,
         }
     }
@@ -132,21 +115,15 @@ impl Kubernetes {
     fn objects_of(&self, scope: &str) -> Vec<(Source, String)> {
         match self.preset.leader {
             LeaderSource::NotUsed => Vec::new(),
-            LeaderSource::Patroni => vec![
-                (Source::ConfigMap, format!("{scope}-leader")),
-                (Source::Endpoints, scope.to_owned()),
-            ],
+            LeaderSource::Patroni => {
+                vec![(Source::ConfigMap, format!("{scope}-leader")), (Source::Endpoints, scope.to_owned())]
+            }
             LeaderSource::CloudNativePg => vec![(Source::Cluster, scope.to_owned())],
         }
     }
 
     /// The selector does not name the scope: the pods' own labels do, once there are pods.
-    fn learn_scope(
-        &self,
-        picture: &Picture,
-        source: Source,
-        word: &Word,
-    ) -> Option<Vec<(Source, String)>> {
+    fn learn_scope(&self, picture: &Picture, source: Source, word: &Word) -> Option<Vec<(Source, String)>> {
         let objects: &[DynamicObject] = match (source, word) {
             (Source::Pods, Word::Listed(objects)) => objects,
             (Source::Pods, Word::Changed(object)) => std::slice::from_ref(object),
@@ -173,12 +150,7 @@ impl Kubernetes {
         }
     }
 
-    fn object(
-        &self,
-        source: Source,
-        name: &str,
-        words: mpsc::Sender<(Source, Word)>,
-    ) -> Watch<Source> {
+    fn object(&self, source: Source, name: &str, words: mpsc::Sender<(Source, Word)>) -> Watch<Source> {
         let api = match source {
             Source::Pods => self.api("", "v1", "Pod", "pods"),
             Source::ConfigMap => self.api("", "v1", "ConfigMap", "configmaps"),
@@ -205,10 +177,7 @@ impl Kubernetes {
 
 /// The named kubeconfig; else the pod's service account; else the user's own kubeconfig.
 async fn access(settings: &config::Kubernetes) -> Result<kube::Config, AccessError> {
-    let options = KubeConfigOptions {
-        context: settings.context.clone(),
-        ..KubeConfigOptions::default()
-    };
+    let options = KubeConfigOptions { context: settings.context.clone(), ..KubeConfigOptions::default() };
     if let Some(path) = &settings.kubeconfig {
         let file = Kubeconfig::read_from(path)?;
         return Ok(kube::Config::from_custom_kubeconfig(file, &options).await?);
@@ -218,12 +187,10 @@ async fn access(settings: &config::Kubernetes) -> Result<kube::Config, AccessErr
     }
     match kube::Config::incluster() {
         Ok(access) => Ok(access),
-        Err(in_cluster) => kube::Config::from_kubeconfig(&options)
-            .await
-            .map_err(|error| AccessError::Nowhere {
-                in_cluster: in_cluster.to_string(),
-                kubeconfig: error.to_string(),
-            }),
+        Err(in_cluster) => kube::Config::from_kubeconfig(&options).await.map_err(|error| AccessError::Nowhere {
+            in_cluster: in_cluster.to_string(),
+            kubeconfig: error.to_string(),
+        }),
     }
 }
 

@@ -39,19 +39,13 @@ impl Claim {
     /// Reads the annotations of a ConfigMap or Endpoints; `None` when it is not a lock object.
     pub(super) fn read(object: &DynamicObject) -> Option<Self> {
         let notes = object.metadata.annotations.as_ref()?;
-        if !["leader", "renewTime", "acquireTime"]
-            .iter()
-            .any(|key| notes.contains_key(*key))
-        {
+        if !["leader", "renewTime", "acquireTime"].iter().any(|key| notes.contains_key(*key)) {
             return None;
         }
         Some(Self {
             holder: name(notes.get("leader").map(String::as_str)),
             renewed: time(notes, "renewTime").max(time(notes, "acquireTime")),
-            ttl: notes
-                .get("ttl")
-                .and_then(|text| text.parse().ok())
-                .map_or(TTL, Duration::from_secs),
+            ttl: notes.get("ttl").and_then(|text| text.parse().ok()).map_or(TTL, Duration::from_secs),
         })
     }
 
@@ -59,8 +53,7 @@ impl Claim {
         let (Some(mine), Some(theirs)) = (self.renewed, other.renewed) else {
             return false;
         };
-        mine.duration_since(theirs)
-            > k8s_openapi::jiff::SignedDuration::try_from(other.ttl).unwrap_or_default()
+        mine.duration_since(theirs) > k8s_openapi::jiff::SignedDuration::try_from(other.ttl).unwrap_or_default()
     }
 
     fn dated(&self) -> bool {
@@ -107,9 +100,7 @@ fn sighting(holder: Option<PodName>) -> LeaderSighting {
 
 /// Patroni clears a released lock; some versions of its clients leave the word `None` or nothing instead.
 fn name(text: Option<&str>) -> Option<PodName> {
-    text.map(str::trim)
-        .filter(|text| !matches!(*text, "" | "None" | "null"))
-        .map(PodName::new)
+    text.map(str::trim).filter(|text| !matches!(*text, "" | "None" | "null")).map(PodName::new)
 }
 
 fn time(notes: &BTreeMap<String, String>, key: &str) -> Option<Timestamp> {
@@ -133,60 +124,15 @@ mod tests {
         let nobody = || LeaderSighting::Nobody;
         let names = |name: &str| LeaderSighting::Names(PodName::new(name));
         let table = [
-            (
-                "agree",
-                claim(Some("a"), Some(0)),
-                claim(Some("a"), Some(900)),
-                names("a"),
-            ),
-            (
-                "endpoints left over",
-                claim(Some("a"), Some(31)),
-                claim(Some("b"), Some(0)),
-                names("a"),
-            ),
-            (
-                "config map left over",
-                claim(Some("a"), Some(0)),
-                claim(Some("b"), Some(31)),
-                names("b"),
-            ),
-            (
-                "two live locks",
-                claim(Some("a"), Some(30)),
-                claim(Some("b"), Some(0)),
-                nobody(),
-            ),
-            (
-                "released, with a left-over",
-                claim(None, Some(90)),
-                claim(Some("b"), Some(0)),
-                nobody(),
-            ),
-            (
-                "released just now, successor elsewhere",
-                claim(None, Some(0)),
-                claim(Some("b"), Some(5)),
-                names("b"),
-            ),
-            (
-                "no times: the config map",
-                claim(Some("a"), None),
-                claim(Some("b"), None),
-                names("a"),
-            ),
-            (
-                "no times, config map empty",
-                claim(None, None),
-                claim(Some("b"), None),
-                names("b"),
-            ),
-            (
-                "one undated",
-                claim(Some("a"), None),
-                claim(Some("b"), Some(5)),
-                names("a"),
-            ),
+            ("agree", claim(Some("a"), Some(0)), claim(Some("a"), Some(900)), names("a")),
+            ("endpoints left over", claim(Some("a"), Some(31)), claim(Some("b"), Some(0)), names("a")),
+            ("config map left over", claim(Some("a"), Some(0)), claim(Some("b"), Some(31)), names("b")),
+            ("two live locks", claim(Some("a"), Some(30)), claim(Some("b"), Some(0)), nobody()),
+            ("released, with a left-over", claim(None, Some(90)), claim(Some("b"), Some(0)), nobody()),
+            ("released just now, successor elsewhere", claim(None, Some(0)), claim(Some("b"), Some(5)), names("b")),
+            ("no times: the config map", claim(Some("a"), None), claim(Some("b"), None), names("a")),
+            ("no times, config map empty", claim(None, None), claim(Some("b"), None), names("b")),
+            ("one undated", claim(Some("a"), None), claim(Some("b"), Some(5)), names("a")),
         ];
         for (what, config_map, endpoints, want) in table {
             assert_eq!(patroni(Some(&config_map), Some(&endpoints)), want, "{what}");

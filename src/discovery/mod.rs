@@ -111,10 +111,7 @@ pub async fn start(
     match &cluster.discovery {
         config::Discovery::Kubernetes(settings) => {
             let source = kubernetes::Kubernetes::new(settings.clone(), events).await;
-            let source = source.map_err(|source| DiscoveryError {
-                cluster: cluster.name.clone(),
-                source,
-            })?;
+            let source = source.map_err(|source| DiscoveryError { cluster: cluster.name.clone(), source })?;
             sources.spawn(source.run());
         }
         config::Discovery::Fixed(pods) => {
@@ -142,12 +139,7 @@ pub async fn start(
         asking: JoinSet::new(),
         failing: BTreeMap::new(),
     };
-    let inputs = Inputs {
-        sources,
-        sightings,
-        suspicions,
-        marks,
-    };
+    let inputs = Inputs { sources, sightings, suspicions, marks };
     Ok(Discovery {
         routes,
         evidence: EvidenceSender(evidence),
@@ -248,16 +240,8 @@ impl Shell {
 
     fn answered(&mut self, pod: PodId, answer: Answer) {
         let Answer { outcome, why, kept } = answer;
-        self.metrics.probed(
-            &self.topology.table().cluster,
-            label(outcome.as_ref().err().copied()),
-        );
-        let here = self
-            .topology
-            .table()
-            .pods
-            .get(&pod.name)
-            .is_some_and(|route| route.id == pod);
+        self.metrics.probed(&self.topology.table().cluster, label(outcome.as_ref().err().copied()));
+        let here = self.topology.table().pods.get(&pod.name).is_some_and(|route| route.id == pod);
         if here {
             if let Some(kept) = kept {
                 self.kept.insert(pod.clone(), kept);
@@ -293,12 +277,7 @@ impl Shell {
     }
 
     fn publish(&mut self, table: Arc<RoutingTable>) {
-        let here = |pod: &PodId| {
-            table
-                .pods
-                .get(&pod.name)
-                .is_some_and(|route| route.id == *pod)
-        };
+        let here = |pod: &PodId| table.pods.get(&pod.name).is_some_and(|route| route.id == *pod);
         self.kept.retain(|pod, _| here(pod));
         self.failing.retain(|pod, _| here(pod));
         let old = Arc::clone(&self.tables.borrow());

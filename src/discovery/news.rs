@@ -26,9 +26,7 @@ pub(super) fn between(old: &RoutingTable, new: &RoutingTable) -> Option<String> 
     for (name, route) in &new.pods {
         match old.pods.get(name) {
             None => add(&mut news, &format!("{name} appeared")),
-            Some(before) if before.id != route.id => {
-                add(&mut news, &format!("{name} is another incarnation"))
-            }
+            Some(before) if before.id != route.id => add(&mut news, &format!("{name} is another incarnation")),
             Some(before) => {
                 for change in changes(before, route) {
                     add(&mut news, &format!("{name} {change}"));
@@ -48,21 +46,10 @@ fn changes(old: &Route, new: &Route) -> Vec<String> {
         changes.push(format!("is {}, was {}", role(&new.role), role(&old.role)));
     }
     if old.draining != new.draining {
-        changes.push(
-            if new.draining {
-                "drains"
-            } else {
-                "drains no more"
-            }
-            .to_owned(),
-        );
+        changes.push(if new.draining { "drains" } else { "drains no more" }.to_owned());
     }
     if old.address != new.address {
-        let place = |route: &Route| {
-            route
-                .address
-                .map_or_else(|| "nowhere".to_owned(), |address| address.to_string())
-        };
+        let place = |route: &Route| route.address.map_or_else(|| "nowhere".to_owned(), |address| address.to_string());
         changes.push(format!("is at {}, was at {}", place(new), place(old)));
     }
     changes
@@ -106,39 +93,23 @@ mod tests {
             cluster: ClusterName::new("c"),
             epoch: Epoch(1),
             primary: Primary::Nobody(Vacancy::Unproven),
-            pods: roles
-                .iter()
-                .map(|(name, role)| (PodName::new(name), route(name, *role)))
-                .collect::<BTreeMap<_, _>>(),
+            pods: roles.iter().map(|(name, role)| (PodName::new(name), route(name, *role))).collect::<BTreeMap<_, _>>(),
             floor: Timeline(1),
             stale: false,
         }
     }
 
     fn replica(lag: u64, fit: bool) -> Role {
-        Role::Replica {
-            fit,
-            lag: Some(Duration::from_secs(lag)),
-            replayed: None,
-        }
+        Role::Replica { fit, lag: Some(Duration::from_secs(lag)), replayed: None }
     }
 
     #[test]
     fn only_news_are_told() {
         let before = table(&[("a", Role::Primary), ("b", replica(0, true))]);
-        assert_eq!(
-            between(
-                &before,
-                &table(&[("a", Role::Primary), ("b", replica(3, true))])
-            ),
-            None
-        );
+        assert_eq!(between(&before, &table(&[("a", Role::Primary), ("b", replica(3, true))])), None);
         let after = table(&[("b", replica(9, false)), ("c", Role::Unknown)]);
         let told = between(&before, &after).unwrap();
-        assert_eq!(
-            told,
-            "b is an unfit replica, was a fit replica, c appeared, a is gone"
-        );
+        assert_eq!(told, "b is an unfit replica, was a fit replica, c appeared, a is gone");
         assert_eq!(primary(&after), "nobody (unproven)");
     }
 }

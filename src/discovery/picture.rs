@@ -96,9 +96,7 @@ impl Picture {
             },
             Word::Changed(object) => match source {
                 Source::Pods => events.extend(self.pod(&object, &mut remarks)),
-                Source::ConfigMap | Source::Endpoints | Source::Cluster => {
-                    self.learn(source, Some(*object))
-                }
+                Source::ConfigMap | Source::Endpoints | Source::Cluster => self.learn(source, Some(*object)),
             },
             Word::Gone(object) => match source {
                 Source::Pods => events.extend(gone(&object)),
@@ -163,12 +161,8 @@ impl Picture {
     fn learn(&mut self, source: Source, object: Option<DynamicObject>) {
         match source {
             Source::Pods => {}
-            Source::ConfigMap => {
-                self.config_map = Known::Read(object.as_ref().and_then(Claim::read))
-            }
-            Source::Endpoints => {
-                self.endpoints = Known::Read(object.as_ref().and_then(Claim::read))
-            }
+            Source::ConfigMap => self.config_map = Known::Read(object.as_ref().and_then(Claim::read)),
+            Source::Endpoints => self.endpoints = Known::Read(object.as_ref().and_then(Claim::read)),
             Source::Cluster => self.cluster = Known::Read(object),
         }
     }
@@ -222,12 +216,8 @@ impl Picture {
     /// even be read, nothing is lost.
     fn standing(&mut self) -> Option<Event> {
         let spare = |source: &Source| match source {
-            Source::ConfigMap => {
-                matches!(self.config_map, Known::Denied) && matches!(self.endpoints, Known::Read(_))
-            }
-            Source::Endpoints => {
-                matches!(self.endpoints, Known::Denied) && matches!(self.config_map, Known::Read(_))
-            }
+            Source::ConfigMap => matches!(self.config_map, Known::Denied) && matches!(self.endpoints, Known::Read(_)),
+            Source::Endpoints => matches!(self.endpoints, Known::Denied) && matches!(self.config_map, Known::Read(_)),
             Source::Pods | Source::Cluster => false,
         };
         let lost = !self.broken.iter().all(spare);
@@ -235,18 +225,11 @@ impl Picture {
             return None;
         }
         self.lost = lost;
-        Some(if lost {
-            Event::WatchLost
-        } else {
-            Event::WatchRestored
-        })
+        Some(if lost { Event::WatchLost } else { Event::WatchRestored })
     }
 }
 
 fn gone(object: &DynamicObject) -> Option<Event> {
-    let (name, uid) = (
-        object.metadata.name.as_ref()?,
-        object.metadata.uid.as_ref()?,
-    );
+    let (name, uid) = (object.metadata.name.as_ref()?, object.metadata.uid.as_ref()?);
     Some(Event::PodGone(crate::ids::PodId::new(name, uid)))
 }

@@ -79,10 +79,7 @@ static ZALANDO: Preset = Preset {
     replica: PATRONI_REPLICA,
     scope_keys: &["cluster-name", "version"],
     leader: LeaderSource::Patroni,
-    strangers: &[
-        Mark::Is("application", "db-connection-pooler"),
-        Mark::Has("connection-pooler"),
-    ],
+    strangers: &[Mark::Is("application", "db-connection-pooler"), Mark::Has("connection-pooler")],
     no_readers: NO_LOAD_BALANCE,
 };
 
@@ -93,11 +90,7 @@ static CLOUDNATIVE_PG: Preset = Preset {
     replica: &["replica"],
     scope_keys: &["cnpg.io/cluster"],
     leader: LeaderSource::CloudNativePg,
-    strangers: &[
-        Mark::Is("cnpg.io/podRole", "pooler"),
-        Mark::Has("cnpg.io/poolerName"),
-        Mark::Has("cnpg.io/jobRole"),
-    ],
+    strangers: &[Mark::Is("cnpg.io/podRole", "pooler"), Mark::Has("cnpg.io/poolerName"), Mark::Has("cnpg.io/jobRole")],
     no_readers: &[],
 };
 
@@ -106,10 +99,7 @@ static CRUNCHY: Preset = Preset {
     role_keys: &["postgres-operator.crunchydata.com/role", "role"],
     primary: PATRONI_PRIMARY,
     replica: PATRONI_REPLICA,
-    scope_keys: &[
-        "postgres-operator.crunchydata.com/patroni",
-        "crunchy-pgha-scope",
-    ],
+    scope_keys: &["postgres-operator.crunchydata.com/patroni", "crunchy-pgha-scope"],
     leader: LeaderSource::Patroni,
     strangers: &[
         Mark::Is("postgres-operator.crunchydata.com/role", "pgbouncer"),
@@ -133,16 +123,10 @@ static STACKGRES: Preset = Preset {
 
 /// The inner Patroni has a role label of its own, next to the operator's.
 static KUBEBLOCKS: Preset = Preset {
-    role_keys: &[
-        "kubeblocks.io/role",
-        "apps.kubeblocks.postgres.patroni/role",
-    ],
+    role_keys: &["kubeblocks.io/role", "apps.kubeblocks.postgres.patroni/role"],
     primary: PATRONI_PRIMARY,
     replica: &["secondary", "replica", "standby_leader"],
-    scope_keys: &[
-        "apps.kubeblocks.postgres.patroni/scope",
-        "workloads.kubeblocks.io/instance",
-    ],
+    scope_keys: &["apps.kubeblocks.postgres.patroni/scope", "workloads.kubeblocks.io/instance"],
     leader: LeaderSource::Patroni,
     strangers: &[],
     no_readers: NO_LOAD_BALANCE,
@@ -184,8 +168,7 @@ impl Preset {
 
     /// Whether a pod with these labels runs PostgreSQL for the cluster.
     pub(super) fn is_database(&self, labels: &Labels) -> bool {
-        !JOB_KEYS.iter().any(|key| labels.contains_key(*key))
-            && !self.strangers.iter().any(|mark| mark.on(labels))
+        !JOB_KEYS.iter().any(|key| labels.contains_key(*key)) && !self.strangers.iter().any(|mark| mark.on(labels))
     }
 
     /// Whether the operator keeps readers away from a pod with these labels.
@@ -200,9 +183,7 @@ impl Preset {
 }
 
 fn first<'a>(keys: &[&str], labels: &'a Labels) -> Option<&'a str> {
-    keys.iter()
-        .find_map(|key| labels.get(*key))
-        .map(String::as_str)
+    keys.iter().find_map(|key| labels.get(*key)).map(String::as_str)
 }
 
 /// The labels a selector demands by equality (`a=b`, `a==b`); set-based terms name no single value and are left out.
@@ -211,16 +192,9 @@ pub(super) fn demanded(selector: &str) -> Labels {
         .split(',')
         .filter_map(|term| term.split_once('='))
         .filter(|(key, _)| !key.ends_with('!'))
-        .map(|(key, value)| {
-            (
-                key.trim().to_owned(),
-                value.trim_start_matches('=').trim().to_owned(),
-            )
-        })
+        .map(|(key, value)| (key.trim().to_owned(), value.trim_start_matches('=').trim().to_owned()))
         .filter(|(key, value)| {
-            !key.is_empty()
-                && !value.is_empty()
-                && !format!("{key}{value}").contains(['(', ')', ' '])
+            !key.is_empty() && !value.is_empty() && !format!("{key}{value}").contains(['(', ')', ' '])
         })
         .collect()
 }
@@ -230,19 +204,13 @@ mod tests {
     use super::*;
 
     fn labels(pairs: &[(&str, &str)]) -> Labels {
-        pairs
-            .iter()
-            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
-            .collect()
+        pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
     }
 
     #[test]
     fn a_selector_names_only_what_it_demands() {
         let table: &[(&str, &[(&str, &str)])] = &[
-            (
-                "application=patroni,cluster-name=orders",
-                &[("application", "patroni"), ("cluster-name", "orders")],
-            ),
+            ("application=patroni,cluster-name=orders", &[("application", "patroni"), ("cluster-name", "orders")]),
             (" a == b , c!=d ", &[("a", "b")]),
             ("env in (x,y=z),tier notin (w),!gone,here", &[]),
             ("a=", &[]),
@@ -258,10 +226,7 @@ mod tests {
         let cnpg = Preset::of(config::Preset::CloudNativePg);
         let both = labels(&[("cnpg.io/instanceRole", "unhealthy"), ("role", "primary")]);
         assert_eq!(cnpg.role(&both), RoleHint::Unknown);
-        assert_eq!(
-            cnpg.role(&labels(&[("role", "primary")])),
-            RoleHint::Primary
-        );
+        assert_eq!(cnpg.role(&labels(&[("role", "primary")])), RoleHint::Primary);
         assert_eq!(cnpg.role(&labels(&[])), RoleHint::Unknown);
     }
 
@@ -270,19 +235,10 @@ mod tests {
         for (preset, key) in [
             (config::Preset::Patroni, "role"),
             (config::Preset::Zalando, "spilo-role"),
-            (
-                config::Preset::Crunchy,
-                "postgres-operator.crunchydata.com/role",
-            ),
-            (
-                config::Preset::Percona,
-                "postgres-operator.crunchydata.com/role",
-            ),
+            (config::Preset::Crunchy, "postgres-operator.crunchydata.com/role"),
+            (config::Preset::Percona, "postgres-operator.crunchydata.com/role"),
             (config::Preset::StackGres, "role"),
-            (
-                config::Preset::KubeBlocks,
-                "apps.kubeblocks.postgres.patroni/role",
-            ),
+            (config::Preset::KubeBlocks, "apps.kubeblocks.postgres.patroni/role"),
         ] {
             for (value, want) in [
                 ("master", RoleHint::Primary),
@@ -291,11 +247,7 @@ mod tests {
                 ("demoted", RoleHint::Unknown),
                 ("", RoleHint::Unknown),
             ] {
-                assert_eq!(
-                    Preset::of(preset).role(&labels(&[(key, value)])),
-                    want,
-                    "{preset:?} {value}"
-                );
+                assert_eq!(Preset::of(preset).role(&labels(&[(key, value)])), want, "{preset:?} {value}");
             }
         }
     }

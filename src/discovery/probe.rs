@@ -89,11 +89,7 @@ pub(super) struct Answer {
 
 impl Answer {
     fn failed(failure: ProbeFailure, why: impl ToString) -> Self {
-        Self {
-            outcome: Err(failure),
-            why: Some(why.to_string()),
-            kept: None,
-        }
+        Self { outcome: Err(failure), why: Some(why.to_string()), kept: None }
     }
 }
 
@@ -104,40 +100,24 @@ impl Asker {
         Self {
             user: probe.user.clone(),
             database: probe.database.clone(),
-            credentials: probe
-                .password
-                .as_ref()
-                .map_or(Credentials::None, |password| {
-                    Credentials::Password(crate::auth::Password::new(password.reveal()))
-                }),
+            credentials: probe.password.as_ref().map_or(Credentials::None, |password| {
+                Credentials::Password(crate::auth::Password::new(password.reveal()))
+            }),
             // The server gives the question up as well: a client that is gone does not stop it.
             parameters: vec![
                 setting("application_name", "pgmoor probe".to_owned()),
                 // Operators have no qualified names in the question; a role's own search_path must not bend them.
                 setting("search_path", "pg_catalog".to_owned()),
-                setting(
-                    "statement_timeout",
-                    probe.timeout.as_millis().max(1).to_string(),
-                ),
+                setting("statement_timeout", probe.timeout.as_millis().max(1).to_string()),
             ],
             timeout: probe.timeout,
         }
     }
 
     /// Asks once. Cancel safe: dropped, it closes its connection.
-    pub(super) async fn ask(
-        &self,
-        pod: &PodId,
-        address: SocketAddr,
-        tls: BackendTls,
-        kept: Option<Kept>,
-    ) -> Answer {
+    pub(super) async fn ask(&self, pod: &PodId, address: SocketAddr, tls: BackendTls, kept: Option<Kept>) -> Answer {
         let deadline = Instant::now() + self.timeout;
-        let target = Target {
-            pod: pod.clone(),
-            address,
-            tls,
-        };
+        let target = Target { pod: pod.clone(), address, tls };
         let (fresh, old) = match kept {
             Some(kept) if kept.is_fresh() => (Some(kept), None),
             old => (None, old),
@@ -155,9 +135,7 @@ impl Asker {
             (Err(error), _) => return Answer::failed(of_connect(&error), error),
         };
         let answer = self.question(last, deadline).await;
-        answer.unwrap_or_else(|Broken| {
-            Answer::failed(ProbeFailure::Unreachable, "the connection was closed")
-        })
+        answer.unwrap_or_else(|Broken| Answer::failed(ProbeFailure::Unreachable, "the connection was closed"))
     }
 
     async fn connect(&self, target: &Target, deadline: Instant) -> Result<Kept, ConnectError> {
@@ -168,39 +146,21 @@ impl Asker {
             credentials: &self.credentials,
         };
         let backend = backend::connect(target, &login, deadline).await?;
-        Ok(Kept {
-            backend,
-            address: target.address,
-            since: Instant::now(),
-        })
+        Ok(Kept { backend, address: target.address, since: Instant::now() })
     }
 
     async fn question(&self, mut kept: Kept, deadline: Instant) -> Result<Answer, Broken> {
         let asked = Instant::now();
         match kept.backend.simple_query(QUESTION, deadline).await {
             Ok(rows) => Ok(match report(&rows, asked) {
-                Some(report) => Answer {
-                    outcome: Ok(report),
-                    why: None,
-                    kept: Some(kept),
-                },
-                None => Answer::failed(
-                    ProbeFailure::Garbled,
-                    "the answer is not what was asked for",
-                ),
+                Some(report) => Answer { outcome: Ok(report), why: None, kept: Some(kept) },
+                None => Answer::failed(ProbeFailure::Garbled, "the answer is not what was asked for"),
             }),
             Err(QueryError::Lost(_)) => Err(Broken),
-            Err(QueryError::TimedOut) => Ok(Answer::failed(
-                ProbeFailure::TimedOut,
-                "no answer within the deadline",
-            )),
+            Err(QueryError::TimedOut) => Ok(Answer::failed(ProbeFailure::TimedOut, "no answer within the deadline")),
             Err(QueryError::Protocol(why)) => Ok(Answer::failed(ProbeFailure::Garbled, why)),
             // 57P01, 57P02: this connection was told to go. Whether the server goes too, a new one tells.
-            Err(QueryError::Server(error))
-                if matches!(error.code.as_str(), "57P01" | "57P02" | "57P05") =>
-            {
-                Err(Broken)
-            }
+            Err(QueryError::Server(error)) if matches!(error.code.as_str(), "57P01" | "57P02" | "57P05") => Err(Broken),
             Err(QueryError::Server(error)) => Ok(Answer::failed(of_code(&error.code), error)),
         }
     }
@@ -245,9 +205,7 @@ fn report(rows: &Rows, asked: Instant) -> Option<ProbeReport> {
 }
 
 fn is_full(error: &ConnectError) -> bool {
-    error
-        .server_error()
-        .is_some_and(|error| error.code.starts_with("53"))
+    error.server_error().is_some_and(|error| error.code.starts_with("53"))
 }
 
 fn of_connect(error: &ConnectError) -> ProbeFailure {
@@ -282,28 +240,14 @@ mod tests {
     #[test]
     fn answers_are_read() {
         let now = Instant::now();
-        let primary = row([
-            Some("f"),
-            Some("7304857345"),
-            Some("0000000C"),
-            None,
-            Some("A/1F"),
-            None,
-        ]);
+        let primary = row([Some("f"), Some("7304857345"), Some("0000000C"), None, Some("A/1F"), None]);
         let read = report(&primary, now).unwrap();
         assert!(!read.in_recovery);
         assert_eq!(read.timeline, Some(Timeline(12)));
         assert_eq!(read.lsn, Some(Lsn(0xA_0000_001F)));
         assert_eq!(read.lag, None);
 
-        let standby = row([
-            Some("t"),
-            Some("-1"),
-            None,
-            Some("12"),
-            Some("0/1"),
-            Some("1.5"),
-        ]);
+        let standby = row([Some("t"), Some("-1"), None, Some("12"), Some("0/1"), Some("1.5")]);
         let read = report(&standby, now).unwrap();
         assert!(read.in_recovery);
         assert_eq!(read.system_id, SystemId(u64::MAX));
@@ -316,22 +260,10 @@ mod tests {
         let now = Instant::now();
         for (what, rows) in [
             ("no row", vec![]),
-            (
-                "no role",
-                row([None, Some("1"), Some("00000001"), None, Some("0/1"), None]),
-            ),
-            (
-                "a strange role",
-                row([Some("yes"), Some("1"), Some("00000001"), None, None, None]),
-            ),
-            (
-                "a primary without a timeline",
-                row([Some("f"), Some("1"), None, None, Some("0/1"), None]),
-            ),
-            (
-                "no system",
-                row([Some("t"), None, None, Some("1"), None, None]),
-            ),
+            ("no role", row([None, Some("1"), Some("00000001"), None, Some("0/1"), None])),
+            ("a strange role", row([Some("yes"), Some("1"), Some("00000001"), None, None, None])),
+            ("a primary without a timeline", row([Some("f"), Some("1"), None, None, Some("0/1"), None])),
+            ("no system", row([Some("t"), None, None, Some("1"), None, None])),
             ("too few columns", vec![vec![Some("t".to_owned())]]),
         ] {
             assert_eq!(report(&rows, now), None, "{what}");

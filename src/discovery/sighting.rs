@@ -40,8 +40,7 @@ impl Reading {
     /// Reads one pod.
     pub(super) fn pod(&self, object: &DynamicObject) -> Sight {
         let meta = &object.metadata;
-        let (Some(name), Some(uid)) = (filled(meta.name.as_ref()), filled(meta.uid.as_ref()))
-        else {
+        let (Some(name), Some(uid)) = (filled(meta.name.as_ref()), filled(meta.uid.as_ref())) else {
             return Sight::Odd("no name or uid");
         };
         let id = PodId::new(name, uid);
@@ -51,11 +50,7 @@ impl Reading {
             return Sight::Stranger;
         }
         let status = object.data.get("status");
-        let text = |key: &str| {
-            status
-                .and_then(|status| status.get(key))
-                .and_then(Value::as_str)
-        };
+        let text = |key: &str| status.and_then(|status| status.get(key)).and_then(Value::as_str);
         if matches!(text("phase"), Some("Succeeded" | "Failed")) {
             return Sight::Ended(id);
         }
@@ -67,16 +62,12 @@ impl Reading {
             label: self.preset.role(labels),
             ready: status.is_some_and(ready) && !shy,
             leaving: meta.deletion_timestamp.is_some() || self.marked_to_drain(object),
-            zone: labels
-                .get(ZONE)
-                .filter(|zone| !zone.is_empty())
-                .map(Zone::new),
+            zone: labels.get(ZONE).filter(|zone| !zone.is_empty()).map(Zone::new),
         })
     }
 
     fn marked_to_drain(&self, object: &DynamicObject) -> bool {
-        annotation(object, &self.drain_annotation)
-            .is_some_and(|value| !value.trim().eq_ignore_ascii_case("false"))
+        annotation(object, &self.drain_annotation).is_some_and(|value| !value.trim().eq_ignore_ascii_case("false"))
     }
 
     /// Patroni's `noloadbalance` tag, in the JSON that every member writes on its own pod: such a replica is as
@@ -94,19 +85,12 @@ impl Reading {
 fn ready(status: &Value) -> bool {
     let conditions = status.get("conditions").and_then(Value::as_array);
     conditions.is_some_and(|conditions| {
-        conditions
-            .iter()
-            .any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
+        conditions.iter().any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
     })
 }
 
 fn annotation<'a>(object: &'a DynamicObject, key: &str) -> Option<&'a str> {
-    object
-        .metadata
-        .annotations
-        .as_ref()?
-        .get(key)
-        .map(String::as_str)
+    object.metadata.annotations.as_ref()?.get(key).map(String::as_str)
 }
 
 fn filled(text: Option<&String>) -> Option<&String> {

@@ -35,18 +35,11 @@ fn objects(preset: config::Preset) -> Objects {
 }
 
 fn reading(preset: config::Preset) -> Reading {
-    Reading {
-        preset: Preset::of(preset),
-        port: 5432,
-        drain_annotation: "pgmoor.io/drain".to_owned(),
-    }
+    Reading { preset: Preset::of(preset), port: 5432, drain_annotation: "pgmoor.io/drain".to_owned() }
 }
 
 fn named<'a>(objects: &'a Objects, name: &str) -> &'a DynamicObject {
-    let found = objects
-        .pods
-        .iter()
-        .find(|pod| pod.metadata.name.as_deref() == Some(name));
+    let found = objects.pods.iter().find(|pod| pod.metadata.name.as_deref() == Some(name));
     found.unwrap_or_else(|| panic!("no pod {name}"))
 }
 
@@ -61,9 +54,7 @@ fn line(sight: &Sight) -> String {
         };
     };
     let mut line = format!("{:?}", pod.label).to_lowercase();
-    line += &pod
-        .address
-        .map_or_else(|| " nowhere".to_owned(), |address| format!(" {address}"));
+    line += &pod.address.map_or_else(|| " nowhere".to_owned(), |address| format!(" {address}"));
     for (is, word) in [(pod.ready, " ready"), (pod.leaving, " leaving")] {
         if is {
             line += word;
@@ -76,22 +67,15 @@ fn line(sight: &Sight) -> String {
 }
 
 #[test]
-#[expect(clippy::too_many_lines, reason = "a table: one line a pod")]
 fn pods_of_every_operator() {
-    use config::Preset::{
-        CloudNativePg, Crunchy, KubeBlocks, None, Patroni, Percona, StackGres, Zalando,
-    };
+    use config::Preset::{CloudNativePg, Crunchy, KubeBlocks, None, Patroni, Percona, StackGres, Zalando};
     let table = [
         // A crashed primary keeps its label; its kubelet says not ready.
         (Patroni, "orders-0", "primary 10.42.1.17:5432 eu-1a"),
         (Patroni, "orders-1", "primary 10.42.2.9:5432 ready"),
         (Patroni, "orders-2", "replica 10.42.3.30:5432"),
         (Patroni, "orders-3", "replica 10.42.3.31:5432 ready leaving"),
-        (
-            Patroni,
-            "orders-4",
-            "replica [fd00:42::31]:5432 ready leaving",
-        ),
+        (Patroni, "orders-4", "replica [fd00:42::31]:5432 ready leaving"),
         (Patroni, "orders-5", "unknown nowhere"),
         (Patroni, "orders-6", "unknown 10.42.3.33:5432"),
         (Patroni, "orders-backup-29387520-x2lqp", "stranger"),
@@ -99,11 +83,7 @@ fn pods_of_every_operator() {
         (Zalando, "acid-orders-1", "replica 10.2.5.8:5432 ready"),
         (Zalando, "acid-orders-2", "unknown 10.2.5.9:5432"),
         (Zalando, "acid-orders-pooler-7d9f7c8b5-l2x9d", "stranger"),
-        (
-            CloudNativePg,
-            "orders-2",
-            "primary 10.9.0.12:5432 ready eu-1b",
-        ),
+        (CloudNativePg, "orders-2", "primary 10.9.0.12:5432 ready eu-1b"),
         (CloudNativePg, "orders-4", "replica 10.9.0.14:5432 ready"),
         (CloudNativePg, "orders-5", "unknown 10.9.0.15:5432"),
         (CloudNativePg, "orders-6-join-hx4kq", "stranger"),
@@ -113,35 +93,15 @@ fn pods_of_every_operator() {
         (Crunchy, "hippo-repo-host-0", "stranger"),
         (Crunchy, "hippo-backup-jz6k-7tq4m", "stranger"),
         (Crunchy, "hippo-pgbouncer-6f8b4d9c7-k9w2p", "stranger"),
-        (
-            Percona,
-            "cluster1-instance1-4kcw-0",
-            "replica 10.7.1.5:5432 ready",
-        ),
-        (
-            Percona,
-            "cluster1-instance1-vx2m-0",
-            "primary 10.7.2.5:5432 ready",
-        ),
+        (Percona, "cluster1-instance1-4kcw-0", "replica 10.7.1.5:5432 ready"),
+        (Percona, "cluster1-instance1-vx2m-0", "primary 10.7.2.5:5432 ready"),
         (Percona, "cluster1-instance1-w88t-0", "ended"),
         (StackGres, "orders-0", "primary 10.8.1.5:5432 ready"),
         (StackGres, "orders-1", "replica 10.8.2.5:5432 ready"),
         (StackGres, "orders-2", "replica 10.8.2.6:5432"),
-        (
-            KubeBlocks,
-            "orders-postgresql-0",
-            "replica 10.3.1.5:5432 ready",
-        ),
-        (
-            KubeBlocks,
-            "orders-postgresql-1",
-            "primary 10.3.2.5:5432 ready",
-        ),
-        (
-            KubeBlocks,
-            "orders-postgresql-2",
-            "replica 10.3.3.5:5432 ready",
-        ),
+        (KubeBlocks, "orders-postgresql-0", "replica 10.3.1.5:5432 ready"),
+        (KubeBlocks, "orders-postgresql-1", "primary 10.3.2.5:5432 ready"),
+        (KubeBlocks, "orders-postgresql-2", "replica 10.3.3.5:5432 ready"),
         // Without a preset a label is somebody else's business.
         (None, "pg-0", "unknown 10.5.1.5:5432 ready"),
         (None, "pg-1", "unknown 10.5.1.6:5432 ready"),
@@ -149,17 +109,10 @@ fn pods_of_every_operator() {
     let mut seen = 0;
     for (preset, name, want) in table {
         let objects = objects(preset);
-        assert_eq!(
-            line(&reading(preset).pod(named(&objects, name))),
-            want,
-            "{preset:?} {name}"
-        );
+        assert_eq!(line(&reading(preset).pod(named(&objects, name))), want, "{preset:?} {name}");
         seen += 1;
     }
-    let written: usize = config::Preset::ALL
-        .iter()
-        .map(|preset| objects(*preset).pods.len())
-        .sum();
+    let written: usize = config::Preset::ALL.iter().map(|preset| objects(*preset).pods.len()).sum();
     assert_eq!(seen, written, "every pod of the files stands in the table");
 }
 
@@ -183,37 +136,23 @@ fn first_lists(preset: config::Preset) -> (Picture, Vec<Event>) {
 
 #[test]
 fn leaders_and_scopes_of_every_operator() {
-    use config::Preset::{
-        CloudNativePg, Crunchy, KubeBlocks, None, Patroni, Percona, StackGres, Zalando,
-    };
+    use config::Preset::{CloudNativePg, Crunchy, KubeBlocks, None, Patroni, Percona, StackGres, Zalando};
     let names = |name: &str| LeaderSighting::Names(PodName::new(name));
     for (preset, scope, leader) in [
         (Patroni, Some("orders"), names("orders-1")),
         (Zalando, Some("acid-orders"), names("acid-orders-0")),
         (CloudNativePg, Some("orders"), names("orders-2")),
         (Crunchy, Some("hippo-ha"), names("hippo-00-8qkl-0")),
-        (
-            Percona,
-            Some("cluster1-ha"),
-            names("cluster1-instance1-vx2m-0"),
-        ),
+        (Percona, Some("cluster1-ha"), names("cluster1-instance1-vx2m-0")),
         (StackGres, Some("orders"), LeaderSighting::Nobody),
-        (
-            KubeBlocks,
-            Some("orders-postgresql"),
-            names("orders-postgresql-1"),
-        ),
+        (KubeBlocks, Some("orders-postgresql"), names("orders-postgresql-1")),
         (None, Option::None, LeaderSighting::NotUsed),
     ] {
         let (picture, events) = first_lists(preset);
         let found = picture.scope(&objects(preset).pods);
         assert_eq!(found, Ok(scope.map(str::to_owned)), "{preset:?}");
         assert!(matches!(events[0], Event::Relisted(_)), "{preset:?}");
-        assert_eq!(
-            events[1..],
-            [Event::LeaderSeen(leader)],
-            "{preset:?}: said once, when all is known"
-        );
+        assert_eq!(events[1..], [Event::LeaderSeen(leader)], "{preset:?}: said once, when all is known");
     }
 }
 
@@ -239,11 +178,7 @@ fn cloudnative_pg_has_no_primary_while_it_changes() {
     for (current, target, want) in [
         ("orders-2", "orders-4", Some(LeaderSighting::Nobody)),
         ("orders-2", "pending", None),
-        (
-            "orders-4",
-            "orders-4",
-            Some(LeaderSighting::Names(PodName::new("orders-4"))),
-        ),
+        ("orders-4", "orders-4", Some(LeaderSighting::Names(PodName::new("orders-4")))),
         ("pending", "pending", Some(LeaderSighting::Nobody)),
         ("", "", None),
     ] {
@@ -265,21 +200,12 @@ fn pods_come_change_and_go_by_their_uid() {
     let (events, _) = hear(Word::Changed(Box::new(pod.clone())));
     assert!(matches!(&events[..], [Event::PodSeen(PodSighting { id: seen, .. })] if *seen == id));
     pod.data["status"]["phase"] = "Failed".into();
-    assert_eq!(
-        hear(Word::Changed(Box::new(pod.clone()))).0,
-        [Event::PodGone(id.clone())]
-    );
-    assert_eq!(
-        hear(Word::Gone(Box::new(pod.clone()))).0,
-        [Event::PodGone(id)]
-    );
+    assert_eq!(hear(Word::Changed(Box::new(pod.clone()))).0, [Event::PodGone(id.clone())]);
+    assert_eq!(hear(Word::Gone(Box::new(pod.clone()))).0, [Event::PodGone(id)]);
 
     pod.metadata.uid = None;
     let (events, remarks) = hear(Word::Changed(Box::new(pod.clone())));
-    assert_eq!(
-        (events, remarks),
-        (vec![], vec![Remark::Odd("no name or uid")])
-    );
+    assert_eq!((events, remarks), (vec![], vec![Remark::Odd("no name or uid")]));
     assert_eq!(hear(Word::Gone(Box::new(pod))).0, []);
 }
 
@@ -298,11 +224,7 @@ fn strange_objects_are_unknown_not_fatal() {
         match sight {
             Sight::Database(pod) => {
                 assert!(known, "{text}");
-                assert_eq!(
-                    (pod.address, pod.label, pod.ready),
-                    (None, RoleHint::Unknown, false),
-                    "{text}"
-                );
+                assert_eq!((pod.address, pod.label, pod.ready), (None, RoleHint::Unknown, false), "{text}");
             }
             Sight::Odd(_) => assert!(!known, "{text}"),
             Sight::Ended(_) | Sight::Stranger => panic!("{text}"),
@@ -349,9 +271,5 @@ fn no_leader_object_may_be_read() {
     let mut picture = Picture::new(reading(config::Preset::Patroni));
     let mut hear = |source, word| picture.hear(source, word).0;
     assert_eq!(hear(Source::Endpoints, denied()), [Event::WatchLost]);
-    assert_eq!(
-        hear(Source::ConfigMap, denied()),
-        [],
-        "nobody is named, and that is not known either"
-    );
+    assert_eq!(hear(Source::ConfigMap, denied()), [], "nobody is named, and that is not known either");
 }

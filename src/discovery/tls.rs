@@ -30,26 +30,15 @@ impl PodTls {
         };
         let hosts = match &cluster.discovery {
             Discovery::Kubernetes(_) => BTreeMap::new(),
-            Discovery::Fixed(pods) => pods
-                .iter()
-                .map(|pod| (pod.name.clone(), pod.host.clone()))
-                .collect(),
+            Discovery::Fixed(pods) => pods.iter().map(|pod| (pod.name.clone(), pod.host.clone())).collect(),
         };
-        Ok(Self {
-            base: BackendTls::new(mode, ca)?,
-            settings: cluster.tls.clone(),
-            hosts,
-        })
+        Ok(Self { base: BackendTls::new(mode, ca)?, settings: cluster.tls.clone(), hosts })
     }
 
     /// TLS towards this pod. A pod whose name is no DNS name goes by its address, which no certificate
     /// is made out to: `verify-full` then refuses it.
     pub fn of(&self, pod: &PodName) -> BackendTls {
-        let name = self
-            .settings
-            .pod_dns(pod)
-            .or_else(|| self.hosts.get(pod).cloned());
-        name.and_then(|name| self.base.with_name(&name).ok())
-            .unwrap_or_else(|| self.base.clone())
+        let name = self.settings.pod_dns(pod).or_else(|| self.hosts.get(pod).cloned());
+        name.and_then(|name| self.base.with_name(&name).ok()).unwrap_or_else(|| self.base.clone())
     }
 }

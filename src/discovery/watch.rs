@@ -82,18 +82,11 @@ enum Remedy {
 
 impl Failure {
     fn broken(text: impl Into<String>) -> Self {
-        Self {
-            trouble: Trouble::Broken(text.into()),
-            remedy: Remedy::Resume,
-            pause: Duration::ZERO,
-        }
+        Self { trouble: Trouble::Broken(text.into()), remedy: Remedy::Resume, pause: Duration::ZERO }
     }
 
     fn from_status(status: &Status) -> Self {
-        let asked = status
-            .details
-            .as_ref()
-            .map_or(0, |details| details.retry_after_seconds);
+        let asked = status.details.as_ref().map_or(0, |details| details.retry_after_seconds);
         let asked = Duration::from_secs(u64::from(asked));
         let text = status.to_string();
         let (trouble, least) = match status.code {
@@ -107,11 +100,7 @@ impl Failure {
             0 | 400 | 504 => Remedy::List,
             _ => Remedy::Resume,
         };
-        Self {
-            trouble,
-            remedy,
-            pause: asked.max(least).min(PAUSE_LIMIT),
-        }
+        Self { trouble, remedy, pause: asked.max(least).min(PAUSE_LIMIT) }
     }
 }
 
@@ -121,15 +110,8 @@ impl From<kube::Error> for Failure {
             return Self::from_status(status);
         }
         // Garbage in the stream: what was in it is lost, only a list brings it back.
-        let remedy = if matches!(error, kube::Error::SerdeError(_)) {
-            Remedy::List
-        } else {
-            Remedy::Resume
-        };
-        Self {
-            remedy,
-            ..Self::broken(with_causes(&error))
-        }
+        let remedy = if matches!(error, kube::Error::SerdeError(_)) { Remedy::List } else { Remedy::Resume };
+        Self { remedy, ..Self::broken(with_causes(&error)) }
     }
 }
 
@@ -145,10 +127,7 @@ pub(super) struct Patience {
 impl Default for Patience {
     /// Together less than 15 s: within that a server that is gone without a word is noticed.
     fn default() -> Self {
-        Self {
-            answer: Duration::from_secs(4),
-            silence: Duration::from_secs(10),
-        }
+        Self { answer: Duration::from_secs(4), silence: Duration::from_secs(10) }
     }
 }
 
@@ -241,11 +220,7 @@ impl<Source: Copy + Send + Sync> Watch<Source> {
             Ok(list) => list?,
             Err(_) => return Err(Failure::broken("no answer to a list").into()),
         };
-        let Some(version) = list
-            .metadata
-            .resource_version
-            .filter(|version| !version.is_empty())
-        else {
+        let Some(version) = list.metadata.resource_version.filter(|version| !version.is_empty()) else {
             return Err(Failure::broken("a list without a resourceVersion").into());
         };
         progress.version = Some(version);
@@ -288,13 +263,8 @@ impl<Source: Copy + Send + Sync> Watch<Source> {
         Ok(())
     }
 
-    async fn hear(
-        &self,
-        progress: &mut Progress,
-        event: WatchEvent<DynamicObject>,
-    ) -> Result<(), Halt> {
-        let version_of =
-            |object: &DynamicObject| object.metadata.resource_version.clone().unwrap_or_default();
+    async fn hear(&self, progress: &mut Progress, event: WatchEvent<DynamicObject>) -> Result<(), Halt> {
+        let version_of = |object: &DynamicObject| object.metadata.resource_version.clone().unwrap_or_default();
         let version = match event {
             WatchEvent::Added(object) | WatchEvent::Modified(object) => {
                 let version = version_of(&object);
@@ -311,21 +281,14 @@ impl<Source: Copy + Send + Sync> Watch<Source> {
         };
         if version.is_empty() {
             let failure = Failure::broken("an object without a resourceVersion");
-            return Err(Failure {
-                remedy: Remedy::List,
-                ..failure
-            }
-            .into());
+            return Err(Failure { remedy: Remedy::List, ..failure }.into());
         }
         progress.version = Some(version);
         Ok(())
     }
 
     async fn say(&self, word: Word) -> Result<(), Halt> {
-        self.words
-            .send((self.source, word))
-            .await
-            .map_err(|_| Halt::Unheard)
+        self.words.send((self.source, word)).await.map_err(|_| Halt::Unheard)
     }
 }
 
@@ -345,9 +308,7 @@ fn with_causes(error: &dyn std::error::Error) -> String {
 
 /// Between half and all of a doubling pause, so that many proxies do not come back in step.
 fn backoff(errors: u32) -> Duration {
-    let full = BACKOFF_FIRST
-        .saturating_mul(1 << errors.saturating_sub(1).min(16))
-        .min(BACKOFF_LAST);
+    let full = BACKOFF_FIRST.saturating_mul(1 << errors.saturating_sub(1).min(16)).min(BACKOFF_LAST);
     full.mul_f64(rand::random_range(0.5..=1.0))
 }
 

@@ -88,11 +88,7 @@ impl Stream {
 }
 
 impl AsyncRead for Stream {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(socket) => Pin::new(socket).poll_read(cx, buf),
             Self::TlsServer(tls) => Pin::new(tls).poll_read(cx, buf),
@@ -102,11 +98,7 @@ impl AsyncRead for Stream {
 }
 
 impl AsyncWrite for Stream {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(socket) => Pin::new(socket).poll_write(cx, buf),
             Self::TlsServer(tls) => Pin::new(tls).poll_write(cx, buf),
@@ -187,10 +179,7 @@ pub async fn connect(address: SocketAddr, deadline: Instant) -> io::Result<TcpSt
 }
 
 const fn keepalive() -> TcpKeepalive {
-    TcpKeepalive::new()
-        .with_time(KEEPALIVE_IDLE)
-        .with_interval(KEEPALIVE_INTERVAL)
-        .with_retries(KEEPALIVE_RETRIES)
+    TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL).with_retries(KEEPALIVE_RETRIES)
 }
 
 #[cfg(test)]
@@ -216,10 +205,7 @@ mod tests {
             assert_eq!(options.tcp_keepalive_time().unwrap(), KEEPALIVE_IDLE);
         }
         #[cfg(target_os = "linux")]
-        assert_eq!(
-            SockRef::from(&backend).tcp_user_timeout().unwrap(),
-            Some(BACKEND_UNACKED)
-        );
+        assert_eq!(SockRef::from(&backend).tcp_user_timeout().unwrap(), Some(BACKEND_UNACKED));
         let stream = Stream::Plain(client);
         assert_eq!(stream.peer().unwrap(), backend.local_addr().unwrap());
         assert!(!stream.is_tls() && stream.peer_certificate().is_none());

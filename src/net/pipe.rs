@@ -90,11 +90,7 @@ impl Pipe {
     }
 
     /// Reads what is there, at most what fits. `Ready(0)` is the end of the stream; `Pending` also when there is no room.
-    pub fn poll_fill<S: AsyncRead + Unpin>(
-        &mut self,
-        cx: &mut Context<'_>,
-        stream: &mut S,
-    ) -> Poll<io::Result<usize>> {
+    pub fn poll_fill<S: AsyncRead + Unpin>(&mut self, cx: &mut Context<'_>, stream: &mut S) -> Poll<io::Result<usize>> {
         self.compact();
         if self.end == self.buf.len() {
             return Poll::Pending; // room comes with a drain, which the caller polls too
@@ -149,8 +145,7 @@ impl Pipe {
             self.start += count;
             self.passed += count;
         } else {
-            self.buf
-                .copy_within(self.passed + count..self.end, self.passed);
+            self.buf.copy_within(self.passed + count..self.end, self.passed);
             self.end -= count;
         }
     }
@@ -162,10 +157,7 @@ impl Pipe {
         if self.buf.len() - self.end < message.len() {
             self.buf.resize(self.end + message.len(), 0);
         }
-        self.buf.copy_within(
-            self.passed..self.passed + unseen,
-            self.passed + message.len(),
-        );
+        self.buf.copy_within(self.passed..self.passed + unseen, self.passed + message.len());
         self.buf[self.passed..self.passed + message.len()].copy_from_slice(message);
         self.passed += message.len();
         self.end += message.len();
@@ -194,11 +186,7 @@ impl Pipe {
     }
 
     /// Writes what was passed. `Ready(Ok)`: all of it.
-    pub fn poll_drain<S: AsyncWrite + Unpin>(
-        &mut self,
-        cx: &mut Context<'_>,
-        stream: &mut S,
-    ) -> Poll<io::Result<()>> {
+    pub fn poll_drain<S: AsyncWrite + Unpin>(&mut self, cx: &mut Context<'_>, stream: &mut S) -> Poll<io::Result<()>> {
         while self.start < self.passed {
             match Pin::new(&mut *stream).poll_write(cx, &self.buf[self.start..self.passed]) {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
@@ -233,41 +221,24 @@ mod tests {
         let mut pipe = Pipe::new(ALL, 1 << 20);
         let mut source = bytes;
         let mut cx = Context::from_waker(Waker::noop());
-        assert!(
-            matches!(pipe.poll_fill(&mut cx, &mut source), Poll::Ready(Ok(n)) if n == bytes.len().min(BUFFER))
-        );
+        assert!(matches!(pipe.poll_fill(&mut cx, &mut source), Poll::Ready(Ok(n)) if n == bytes.len().min(BUFFER)));
         pipe
     }
 
     fn drained(pipe: &mut Pipe) -> Vec<u8> {
         let mut sink = Vec::new();
         let mut cx = Context::from_waker(Waker::noop());
-        assert!(matches!(
-            pipe.poll_drain(&mut cx, &mut sink),
-            Poll::Ready(Ok(()))
-        ));
+        assert!(matches!(pipe.poll_drain(&mut cx, &mut sink), Poll::Ready(Ok(()))));
         sink
     }
 
     #[test]
     fn a_message_of_ours_goes_between_frames() {
         let mut pipe = filled(b"Z\0\0\0\x05IZ\0\0\0\x05T");
-        assert!(matches!(
-            pipe.step(),
-            Ok(Step::Frame {
-                tag: b'Z',
-                body: b"I"
-            })
-        ));
+        assert!(matches!(pipe.step(), Ok(Step::Frame { tag: b'Z', body: b"I" })));
         pipe.pass(6);
         pipe.inject(b"N\0\0\0\x04");
-        assert!(matches!(
-            pipe.step(),
-            Ok(Step::Frame {
-                tag: b'Z',
-                body: b"T"
-            })
-        ));
+        assert!(matches!(pipe.step(), Ok(Step::Frame { tag: b'Z', body: b"T" })));
         pipe.pass(6);
         assert_eq!(drained(&mut pipe), b"Z\0\0\0\x05IN\0\0\0\x04Z\0\0\0\x05T");
     }
@@ -277,13 +248,7 @@ mod tests {
         let mut pipe = filled(b"Z\0\0\0\x05IZ\0\0\0\x05TZ\0\0\0\x05E");
         pipe.pass(6);
         pipe.skip(6);
-        assert!(matches!(
-            pipe.step(),
-            Ok(Step::Frame {
-                tag: b'Z',
-                body: b"E"
-            })
-        ));
+        assert!(matches!(pipe.step(), Ok(Step::Frame { tag: b'Z', body: b"E" })));
         pipe.pass(6);
         assert_eq!(drained(&mut pipe), b"Z\0\0\0\x05IZ\0\0\0\x05E");
         assert!(pipe.is_empty());
@@ -304,9 +269,7 @@ mod tests {
         bytes.extend(100_000_i32.to_be_bytes());
         bytes.resize(BUFFER, 7);
         let mut pipe = filled(&bytes);
-        let Ok(Step::Pass(count)) = pipe.step() else {
-            panic!("streamed")
-        };
+        let Ok(Step::Pass(count)) = pipe.step() else { panic!("streamed") };
         pipe.pass(count);
         assert!(!pipe.cut_source());
     }

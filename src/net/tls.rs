@@ -96,10 +96,7 @@ impl TlsAcceptor {
     /// A file is missing or not what it should be.
     pub fn new(files: ServerFiles) -> Result<Self, TlsError> {
         let config = server_config(&files)?;
-        Ok(Self {
-            files: Arc::new(files),
-            config: Arc::new(RwLock::new(Arc::new(config))),
-        })
+        Ok(Self { files: Arc::new(files), config: Arc::new(RwLock::new(Arc::new(config))) })
     }
 
     /// Reads the files again; on error the old certificate stays in use. Handshakes under way are not touched.
@@ -120,10 +117,7 @@ impl TlsAcceptor {
     /// The client's fault, or its connection broke.
     pub async fn accept(&self, socket: TcpStream) -> Result<Stream, TlsError> {
         let config = Arc::clone(&self.config.read());
-        let tls = tokio_rustls::TlsAcceptor::from(config)
-            .accept(socket)
-            .await
-            .map_err(handshake_error)?;
+        let tls = tokio_rustls::TlsAcceptor::from(config).accept(socket).await.map_err(handshake_error)?;
         Ok(Stream::TlsServer(Box::new(tls)))
     }
 }
@@ -131,11 +125,7 @@ impl TlsAcceptor {
 impl BackendTls {
     /// Plain TCP.
     pub const fn disabled() -> Self {
-        Self {
-            mode: TlsMode::Disable,
-            config: None,
-            name: None,
-        }
+        Self { mode: TlsMode::Disable, config: None, name: None }
     }
 
     /// Reads `ca` (PEM), which the verify modes need and the others refuse, lest it look used. The server's name comes
@@ -150,21 +140,13 @@ impl BackendTls {
             (TlsMode::VerifyCa, Some(ca)) => Some(client_config(Trust::SignedBy(roots(ca)?))?),
             (TlsMode::VerifyFull, Some(ca)) => Some(client_config(Trust::Named(roots(ca)?))?),
             (TlsMode::VerifyCa | TlsMode::VerifyFull, None) => {
-                return Err(TlsError::Setup(
-                    "verify-ca and verify-full need a CA file".into(),
-                ));
+                return Err(TlsError::Setup("verify-ca and verify-full need a CA file".into()));
             }
             (TlsMode::Disable | TlsMode::Prefer | TlsMode::Require, Some(_)) => {
-                return Err(TlsError::Setup(
-                    "a CA file has a meaning with verify-ca and verify-full only".into(),
-                ));
+                return Err(TlsError::Setup("a CA file has a meaning with verify-ca and verify-full only".into()));
             }
         };
-        Ok(Self {
-            mode,
-            config: config.map(Arc::new),
-            name: None,
-        })
+        Ok(Self { mode, config: config.map(Arc::new), name: None })
     }
 
     /// The same settings for a server called `name` (a DNS name or an IP address): sent as SNI, and what `verify-full`
@@ -175,11 +157,7 @@ impl BackendTls {
     pub fn with_name(&self, name: &str) -> Result<Self, TlsError> {
         let name = ServerName::try_from(name.to_owned())
             .map_err(|_| TlsError::Setup(format!("{name:?} is not a server name")))?;
-        Ok(Self {
-            mode: self.mode,
-            config: self.config.clone(),
-            name: Some(name),
-        })
+        Ok(Self { mode: self.mode, config: self.config.clone(), name: Some(name) })
     }
 
     /// The mode.
@@ -191,11 +169,7 @@ impl BackendTls {
     ///
     /// # Errors
     /// The server's fault, or its connection broke.
-    pub async fn connect(
-        &self,
-        socket: TcpStream,
-        address: SocketAddr,
-    ) -> Result<Stream, TlsError> {
+    pub async fn connect(&self, socket: TcpStream, address: SocketAddr) -> Result<Stream, TlsError> {
         let Some(config) = &self.config else {
             return Ok(Stream::Plain(socket));
         };
@@ -268,9 +242,7 @@ impl ServerCertVerifier for Nameless {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider
-            .signature_verification_algorithms
-            .supported_schemes()
+        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }
 
@@ -282,12 +254,8 @@ fn client_config(trust: Trust) -> Result<ClientConfig, TlsError> {
     let nameless = |roots| Arc::new(Nameless { roots, provider });
     let builder = match trust {
         Trust::Named(roots) => builder.with_root_certificates(roots),
-        Trust::SignedBy(roots) => builder
-            .dangerous()
-            .with_custom_certificate_verifier(nameless(Some(roots))),
-        Trust::Anyone => builder
-            .dangerous()
-            .with_custom_certificate_verifier(nameless(None)),
+        Trust::SignedBy(roots) => builder.dangerous().with_custom_certificate_verifier(nameless(Some(roots))),
+        Trust::Anyone => builder.dangerous().with_custom_certificate_verifier(nameless(None)),
     };
     let mut config = builder.with_no_client_auth();
     config.alpn_protocols = vec![ALPN.to_vec()];
@@ -296,8 +264,8 @@ fn client_config(trust: Trust) -> Result<ClientConfig, TlsError> {
 
 fn server_config(files: &ServerFiles) -> Result<ServerConfig, TlsError> {
     let chain = certificates(&files.cert)?;
-    let key = PrivateKeyDer::from_pem_file(&files.key)
-        .map_err(|error| in_file("no private key", &files.key, &error))?;
+    let key =
+        PrivateKeyDer::from_pem_file(&files.key).map_err(|error| in_file("no private key", &files.key, &error))?;
     let provider = Arc::new(ring::default_provider());
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
@@ -314,9 +282,7 @@ fn server_config(files: &ServerFiles) -> Result<ServerConfig, TlsError> {
         ClientCerts::Verify(ca) => {
             builder.with_client_cert_verifier(built(verifier(ca)?.allow_unauthenticated().build())?)
         }
-        ClientCerts::Require(ca) => {
-            builder.with_client_cert_verifier(built(verifier(ca)?.build())?)
-        }
+        ClientCerts::Require(ca) => builder.with_client_cert_verifier(built(verifier(ca)?.build())?),
     };
     let mut config = builder.with_single_cert(chain, key).map_err(|error| {
         let (cert, key) = (files.cert.display(), files.key.display());
@@ -329,9 +295,7 @@ fn server_config(files: &ServerFiles) -> Result<ServerConfig, TlsError> {
 fn roots(file: &Path) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(file)? {
-        roots
-            .add(certificate)
-            .map_err(|error| in_file("not a CA certificate", file, &error))?;
+        roots.add(certificate).map_err(|error| in_file("not a CA certificate", file, &error))?;
     }
     Ok(roots)
 }
@@ -353,10 +317,7 @@ fn in_file(what: &str, file: &Path, error: &impl std::fmt::Display) -> TlsError 
 
 /// tokio-rustls wraps a fault of the peer in an `io::Error`; the connection's own faults come as they are.
 fn handshake_error(error: io::Error) -> TlsError {
-    match error
-        .get_ref()
-        .and_then(|inner| inner.downcast_ref::<rustls::Error>())
-    {
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
         Some(fault) => TlsError::Peer(fault.clone()),
         None => TlsError::Lost(error),
     }

@@ -14,7 +14,8 @@ pub(super) fn complain(buf: &mut BytesMut, complaint: &Complaint) {
         Severity::Error => Wire::Error,
         Severity::Fatal => Wire::Fatal,
     };
-    let mut fields = ErrorFields::new(severity, entry.sqlstate, format!("pgmoor: {}", entry.text)).with_hint(entry.hint);
+    let mut fields =
+        ErrorFields::new(severity, entry.sqlstate, format!("pgmoor: {}", entry.text)).with_hint(entry.hint);
     if let Some(detail) = &complaint.detail {
         fields = fields.with_detail(detail.as_str());
     }

@@ -32,7 +32,12 @@ pub(super) struct Broken;
 ///
 /// # Errors
 /// The connection broke, or no answer came in time: in either case the backend is in an unknown state.
-pub(super) async fn ask(stream: &mut Stream, login: &str, state: &mut State, deadline: Instant) -> Result<(Asked, BytesMut), Broken> {
+pub(super) async fn ask(
+    stream: &mut Stream,
+    login: &str,
+    state: &mut State,
+    deadline: Instant,
+) -> Result<(Asked, BytesMut), Broken> {
     let conversation = async {
         stream.write_all(&Ask::packet(state)).await.map_err(|_| Broken)?;
         stream.flush().await.map_err(|_| Broken)?;

@@ -170,11 +170,23 @@ impl Reader {
             credentials,
         };
         let long_key = minor >= 2;
-        Ok(Arrival::Client(Box::new(Client { stream: self.stream, leftover: self.unread, realm, identity, need, long_key })))
+        Ok(Arrival::Client(Box::new(Client {
+            stream: self.stream,
+            leftover: self.unread,
+            realm,
+            identity,
+            need,
+            long_key,
+        })))
     }
 
     /// Has the user proven, and says AuthenticationOk. `None` when the client goes.
-    async fn authenticate(&mut self, shared: &Shared, user: &str, message: &mut BytesMut) -> Result<Option<Credentials>, Complaint> {
+    async fn authenticate(
+        &mut self,
+        shared: &Shared,
+        user: &str,
+        message: &mut BytesMut,
+    ) -> Result<Option<Credentials>, Complaint> {
         let credentials = match shared.people.method() {
             AuthMethod::Trust => shared.people.credentials(user).unwrap_or_default(),
             AuthMethod::Scram => match self.scram(shared, user, message).await? {
@@ -187,7 +199,12 @@ impl Reader {
     }
 
     /// SASL with SCRAM-SHA-256 (protocol-flow, "SASL Authentication").
-    async fn scram(&mut self, shared: &Shared, user: &str, message: &mut BytesMut) -> Result<Option<Credentials>, Complaint> {
+    async fn scram(
+        &mut self,
+        shared: &Shared,
+        user: &str,
+        message: &mut BytesMut,
+    ) -> Result<Option<Credentials>, Complaint> {
         write::authentication_sasl(message, &[SCRAM_SHA_256]);
         if !self.send(message).await {
             return Ok(None);
@@ -196,11 +213,16 @@ impl Reader {
         let mut nonce = [0; 18];
         rand::rng().fill(&mut nonce);
         let Some(body) = self.answer().await? else { return Ok(None) };
-        let initial = SaslInitialResponse::read(&body).map_err(|error| Complaint::with(Code::ProtocolViolation, error.to_string()))?;
+        let initial = SaslInitialResponse::read(&body)
+            .map_err(|error| Complaint::with(Code::ProtocolViolation, error.to_string()))?;
         if initial.mechanism != SCRAM_SHA_256.as_bytes() {
-            return Err(Complaint::with(Code::ProtocolViolation, "the client chose a SASL mechanism that was not offered"));
+            return Err(Complaint::with(
+                Code::ProtocolViolation,
+                "the client chose a SASL mechanism that was not offered",
+            ));
         }
-        let (server_first, exchange) = ServerFirst::new(secret, nonce).handle(initial.data.unwrap_or_default()).map_err(refused)?;
+        let (server_first, exchange) =
+            ServerFirst::new(secret, nonce).handle(initial.data.unwrap_or_default()).map_err(refused)?;
         write::authentication_sasl_continue(message, server_first.as_bytes());
         if !self.send(message).await {
             return Ok(None);
@@ -252,7 +274,10 @@ fn check(shared: &Shared, startup: &Startup, endpoint: Endpoint, tls: bool) -> R
         return Err(Complaint::with(Code::UnknownCluster, format!("database \"{}\"", startup.database)));
     };
     if !realm.admits(&startup.user) {
-        return Err(Complaint::with(Code::AuthFailed, format!("user \"{}\" is not let in to cluster \"{}\"", startup.user, realm.name)));
+        return Err(Complaint::with(
+            Code::AuthFailed,
+            format!("user \"{}\" is not let in to cluster \"{}\"", startup.user, realm.name),
+        ));
     }
     let mut need = match endpoint {
         Endpoint::Rw => Need::Write,
@@ -261,7 +286,12 @@ fn check(shared: &Shared, startup: &Startup, endpoint: Endpoint, tls: bool) -> R
     for (name, value) in &startup.moor {
         match name.as_str() {
             "pod" => need = Need::Pod(value.as_str().into()),
-            other => return Err(Complaint::with(Code::Unsupported, format!("the startup setting pgmoor.{other}; there is pgmoor.pod"))),
+            other => {
+                return Err(Complaint::with(
+                    Code::Unsupported,
+                    format!("the startup setting pgmoor.{other}; there is pgmoor.pod"),
+                ));
+            }
         }
     }
     Ok((realm, need))

@@ -53,8 +53,6 @@ pub(super) struct Joined {
     pub(super) parameters: BTreeMap<String, String>,
     pub(super) key: Option<CancelKey>,
     pub(super) status: TxStatus,
-    /// It was a standby when it took the login.
-    pub(super) standby: bool,
 }
 
 /// Why there is none.
@@ -96,7 +94,7 @@ pub(super) async fn join(order: Order) -> Result<Joined, JoinError> {
         return Err(JoinError::Later(Suspicion::ReadOnly, format!("{} is in recovery", order.target.pod)));
     }
     let began = Instant::now();
-    let joined = restored(order.target, backend, order.restore, standby, deadline).await;
+    let joined = restored(order.target, backend, order.restore, deadline).await;
     if joined.is_ok() {
         permit.succeeded();
         order.metrics.joined(JoinStep::Restore, began.elapsed());
@@ -116,13 +114,26 @@ fn refusal(error: ConnectError) -> JoinError {
     }
 }
 
-async fn restored(target: Target, backend: Backend, mut restore: Restore, standby: bool, deadline: Instant) -> Result<Joined, JoinError> {
+async fn restored(
+    target: Target,
+    backend: Backend,
+    mut restore: Restore,
+    deadline: Instant,
+) -> Result<Joined, JoinError> {
     let Backend { mut stream, mut parameters, key, received, .. } = backend;
-    let joined = |stream, received, parameters, status| Joined { target: target.clone(), stream, received, parameters, key: key.clone(), status, standby };
+    let joined = |stream, received, parameters, status| Joined {
+        target: target.clone(),
+        stream,
+        received,
+        parameters,
+        key: key.clone(),
+        status,
+    };
     if restore.is_empty() {
         return Ok(joined(stream, received, parameters, TxStatus::Idle));
     }
-    let broken = |error: &dyn std::fmt::Display| JoinError::Later(Suspicion::Vanished, format!("while restoring: {error}"));
+    let broken =
+        |error: &dyn std::fmt::Display| JoinError::Later(Suspicion::Vanished, format!("while restoring: {error}"));
     let conversation = async {
         stream.write_all(restore.packet()).await.map_err(|error| broken(&error))?;
         stream.flush().await.map_err(|error| broken(&error))?;
@@ -135,7 +146,9 @@ async fn restored(target: Target, backend: Backend, mut restore: Restore, standb
                     let progress = restore.reply(tag, body).map_err(not_portable)?;
                     match tag {
                         tag::PARAMETER_STATUS => note(&mut parameters, body),
-                        tag::NOTIFICATION_RESPONSE => kept.extend_from_slice(&unread[..crate::wire::HEADER_LEN + body.len()]),
+                        tag::NOTIFICATION_RESPONSE => {
+                            kept.extend_from_slice(&unread[..crate::wire::HEADER_LEN + body.len()])
+                        }
                         _ => {}
                     }
                     (crate::wire::HEADER_LEN + body.len(), progress)

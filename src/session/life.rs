@@ -21,7 +21,7 @@ use crate::continuity::restore::Restore;
 use crate::continuity::{Command, Continuity, Input, Settings, Stage, World};
 use crate::error::{Code, Complaint};
 use crate::ids::PodId;
-use crate::metrics::{Direction, HoldGauge, Metrics, SessionGauge, SessionState};
+use crate::metrics::{HoldGauge, SessionGauge, SessionState};
 use crate::net::Stream;
 use crate::topology::evidence::Suspicion;
 use crate::topology::routing::{Need, RoutingTable};
@@ -58,8 +58,8 @@ pub(super) struct Life {
     held: Option<(OwnedSemaphorePermit, HoldGauge)>,
     greeted: bool,
     draining: bool,
-    /// The pod it holds a backend on, and whether that was a standby.
-    berth: Option<(PodId, bool)>,
+    /// The pod it holds a backend on.
+    berth: Option<PodId>,
     /// Why it left its last backend: the label of the switch it is in.
     reason: &'static str,
     left_at: Instant,
@@ -71,7 +71,7 @@ pub(super) struct Life {
 enum Woken {
     Routes,
     Tick,
-    Joined(Result<Joined, JoinError>),
+    Joined(Box<Result<Joined, JoinError>>),
     Relay(Event),
     Drain,
 }
@@ -98,7 +98,7 @@ impl Life {
             retry_most: RETRY.1,
         };
         Self {
-            relay: Relay::new(client.stream, &client.leftover, terms.message_size, terms.session_state),
+            relay: Relay::new(client.stream, &client.leftover, terms, Arc::clone(&shared.metrics)),
             machine: Continuity::new(settings),
             routes: client.realm.routes.clone(),
             realm: client.realm,
@@ -192,14 +192,14 @@ impl Life {
                 Err(_) => Woken::Drain, // the watch has ended: so does the process
             },
             () = async { sleep_until(deadline.unwrap_or_else(Instant::now)).await }, if deadline.is_some() => Woken::Tick,
-            joined = async { match joining { Some(joining) => joining.await, None => std::future::pending().await } } => Woken::Joined(joined),
+            joined = async { match joining { Some(joining) => joining.await, None => std::future::pending().await } } => Woken::Joined(Box::new(joined)),
             () = shared.shutdown.draining(), if !*draining => Woken::Drain,
             event = poll_fn(|cx| {
                 let event = if attached { relay.poll_attached(cx, leave) } else { relay.poll_loose(cx, waiting) };
-                count(relay, &shared.metrics, FLUSH);
+                relay.count(FLUSH);
                 if relay.take_read_only_hit()
                     && writes
-                    && let Some((pod, _)) = berth
+                    && let Some(pod) = berth
                 {
                     (realm.doubt)(pod, Suspicion::ReadOnly);
                 }
@@ -214,7 +214,7 @@ impl Life {
             Woken::Tick => self.decide(Input::Tick),
             Woken::Joined(joined) => {
                 self.joining = None;
-                match joined {
+                match *joined {
                     Ok(joined) => self.attach(joined),
                     Err(error) => return self.not_joined(error),
                 }
@@ -261,11 +261,11 @@ impl Life {
 
     /// A backend is there, in this session's state.
     fn attach(&mut self, joined: Joined) {
-        let Joined { target, stream, received, parameters, key, status, standby } = joined;
+        let Joined { target, stream, received, parameters, key, status } = joined;
         info!(pod = %target.pod, reason = self.reason, took_ms = self.left_at.elapsed().as_millis() as u64, "backend joined");
         self.relay.attach(stream, &received, &parameters);
         self.relay.pipeline.settle(status);
-        self.berth = Some((target.pod.clone(), standby));
+        self.berth = Some(target.pod.clone());
         self.place.moor(Some(Berth { pod: target.pod, address: target.address, tls: target.tls, key }));
         if self.greeted {
             self.shared.metrics.switched(self.reason, "kept");
@@ -329,7 +329,7 @@ impl Life {
     /// Asks the backend what the session has built up.
     async fn ask(&mut self, patience: Duration) -> Option<End> {
         let deadline = Instant::now() + patience;
-        let Some(mut stream) = self.relay.detach() else { return None };
+        let mut stream = self.relay.detach()?;
         match ask(&mut stream, &self.identity.user, &mut self.relay.state, deadline).await {
             Ok((asked, others)) => {
                 if asked == Asked::Failed {
@@ -364,7 +364,7 @@ impl Life {
 
     /// The backend ended by itself.
     fn lost(&mut self, suspicion: Suspicion) -> Option<End> {
-        if let Some((pod, _)) = &self.berth {
+        if let Some(pod) = &self.berth {
             (self.realm.doubt)(pod, suspicion);
         }
         let end = self.part(suspicion.as_str());
@@ -377,16 +377,18 @@ impl Life {
 
     /// Parts from a backend that is gone or forbidden: every request in flight is answered, or the session ends.
     fn part(&mut self, reason: &'static str) -> Option<End> {
-        let (pod, standby) = self.berth.take()?;
+        let pod = self.berth.take()?;
         self.place.moor(None);
         self.reason = reason;
         self.left_at = Instant::now();
         let pins = self.relay.state.pins();
         let depth = self.relay.pipeline.depth();
         info!(%pod, reason, in_flight = depth, status = ?self.relay.pipeline.status(), "backend lost");
-        if !self.relay.wreck(standby, &self.shared.metrics) {
+        if !self.relay.wreck() {
             self.shared.metrics.switched(reason, "cut_within_a_row");
-            warn!("the backend was lost in the midst of a message that was already half delivered: the client is dropped");
+            warn!(
+                "the backend was lost in the midst of a message that was already half delivered: the client is dropped"
+            );
             return Some(End::Silent);
         }
         if !pins.is_empty() {
@@ -417,7 +419,6 @@ impl Life {
         if !self.greeted {
             return Some(End::Said(complaint.fatal()));
         }
-        self.shared.metrics.error(complaint.code);
         let status = self.relay.pipeline.status();
         self.relay.refuse(&complaint, status);
         None
@@ -443,20 +444,11 @@ impl Life {
         let relay = &mut self.relay;
         let _ = timeout(LAST_WORD, poll_fn(|cx| relay.poll_drain_client(cx))).await;
         let _ = timeout(LAST_WORD, relay.close_client()).await;
-        count(&mut self.relay, &self.shared.metrics, 0);
+        self.relay.count(0);
         if let Some(stream) = self.relay.detach() {
             take_leave(stream).await;
         }
         debug!("session ended");
-    }
-}
-
-/// Counts the bytes moved, once they are more than `least`: the counters are shared by all sessions.
-fn count(relay: &mut Relay, metrics: &Metrics, least: u64) {
-    for (pipe, direction) in [(&mut relay.up, Direction::ToBackend), (&mut relay.down, Direction::ToClient)] {
-        if pipe.moved() > least {
-            metrics.bytes(direction, pipe.take_moved());
-        }
     }
 }
 

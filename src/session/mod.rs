@@ -90,6 +90,9 @@ pub struct Terms {
     pub session_state: usize,
 }
 
+/// Takes a doubt about a pod.
+pub type Doubt = Arc<dyn Fn(&PodId, Suspicion) + Send + Sync>;
+
 /// One cluster, as a session sees it.
 #[derive(Clone)]
 pub struct Realm {
@@ -102,7 +105,7 @@ pub struct Realm {
     /// Who is where, now.
     pub routes: watch::Receiver<Arc<RoutingTable>>,
     /// Where a session says that a pod is not what it should be. Never waits.
-    pub doubt: Arc<dyn Fn(&PodId, Suspicion) + Send + Sync>,
+    pub doubt: Doubt,
     /// TLS towards a pod.
     pub tls: Arc<dyn Fn(&PodName) -> BackendTls + Send + Sync>,
 }
@@ -146,13 +149,10 @@ pub async fn serve(shared: Arc<Shared>, socket: TcpStream, endpoint: Endpoint) {
     };
     let gauge = shared.metrics.session(endpoint, SessionState::Login);
     let peer = socket.peer_addr().ok();
-    let arrival = match timeout(shared.terms.login, handshake::shake(&shared, socket, endpoint)).await {
-        Ok(arrival) => arrival,
-        Err(_) => {
-            shared.metrics.error(Code::StartupTimeout);
-            debug!(?peer, "login not finished in time");
-            return;
-        }
+    let Ok(arrival) = timeout(shared.terms.login, handshake::shake(&shared, socket, endpoint)).await else {
+        shared.metrics.error(Code::StartupTimeout);
+        debug!(?peer, "login not finished in time");
+        return;
     };
     match arrival {
         Ok(Arrival::Gone) => {}
@@ -165,7 +165,13 @@ pub async fn serve(shared: Arc<Shared>, socket: TcpStream, endpoint: Endpoint) {
                 return;
             };
             let place = shared.registry.enter(&client.realm.name, client.long_key);
-            let span = info_span!("session", id = place.id.0, ?peer, user = client.identity.user, database = client.identity.database);
+            let span = info_span!(
+                "session",
+                id = place.id.0,
+                ?peer,
+                user = client.identity.user,
+                database = client.identity.database
+            );
             life::Life::new(Arc::clone(&shared), *client, place, gauge).run().instrument(span).await;
         }
         Err(refusal) => {

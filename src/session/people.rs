@@ -39,8 +39,14 @@ impl People {
 
     fn person(&self, name: &str, secret: &config::Secret) -> Person {
         match (secret, self.known.get(name)) {
-            (config::Secret::Password(password), Some(known @ Person::Password(kept, _))) if kept.reveal() == password.reveal() => known.clone(),
-            (config::Secret::Password(password), _) => Person::Password(Password::new(password.reveal()), rand::rng().random()),
+            (config::Secret::Password(password), Some(known @ Person::Password(kept, _)))
+                if kept.reveal() == password.reveal() =>
+            {
+                known.clone()
+            }
+            (config::Secret::Password(password), _) => {
+                Person::Password(Password::new(password.reveal()), rand::rng().random())
+            }
             (config::Secret::Scram(scram), _) => {
                 Person::Verifier(Secret::from_parts(scram.iterations, &scram.salt, scram.stored_key, scram.server_key))
             }
@@ -70,7 +76,9 @@ impl People {
                 }
                 // PBKDF2 takes milliseconds: not on a thread that serves sockets.
                 let (password, salt) = (password.clone(), *salt);
-                let derived = tokio::task::spawn_blocking(move || password.keys(&salt, Secret::DEFAULT_ITERATIONS).secret()).await;
+                let derived =
+                    tokio::task::spawn_blocking(move || password.keys(&salt, Secret::DEFAULT_ITERATIONS).secret())
+                        .await;
                 derived.unwrap_or_else(|_| Secret::mock(&self.mock_key, user, Secret::DEFAULT_ITERATIONS))
             }
             None => Secret::mock(&self.mock_key, user, Secret::DEFAULT_ITERATIONS),
@@ -108,6 +116,9 @@ mod tests {
     #[tokio::test]
     async fn nobody_can_tell_the_known_by_their_salt() {
         let people = People::new(&auth(&[("a", "same"), ("b", "same")]));
-        assert!(people.secret("a").await != people.secret("b").await, "strangers have a salt each, and so do the known");
+        assert!(
+            people.secret("a").await != people.secret("b").await,
+            "strangers have a salt each, and so do the known"
+        );
     }
 }

@@ -160,7 +160,12 @@ mod tests {
 
     fn berth(pod: &str) -> Berth {
         let key = CancelKey { process_id: 7, secret: vec![1, 2, 3, 4] };
-        Berth { pod: PodId::new(pod, "a"), address: ([127, 0, 0, 1], 5432).into(), tls: BackendTls::disabled(), key: Some(key) }
+        Berth {
+            pod: PodId::new(pod, "a"),
+            address: ([127, 0, 0, 1], 5432).into(),
+            tls: BackendTls::disabled(),
+            key: Some(key),
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::BytesMut;
@@ -14,7 +15,7 @@ use crate::continuity::loss::{Aftermath, Answer, Word};
 use crate::continuity::pipeline::Pipeline;
 use crate::continuity::state::State;
 use crate::error::{Code, Complaint};
-use crate::metrics::Metrics;
+use crate::metrics::{Direction, Metrics};
 use crate::net::Stream;
 use crate::net::pipe::Pipe;
 use crate::topology::evidence::Suspicion;
@@ -22,7 +23,7 @@ use crate::wire::message::write::backend as write;
 use crate::wire::scan::{Interest, ScanError};
 use crate::wire::{MAX_BACKEND_FRAME, TxStatus, backend, frontend};
 
-use super::answer;
+use super::{Terms, answer};
 
 mod observe;
 
@@ -104,10 +105,11 @@ enum Farewell {
 /// One session's sockets, buffers and trackers.
 #[derive(Debug)]
 pub(super) struct Relay {
+    metrics: Arc<Metrics>,
     client: Stream,
     backend: Option<Stream>,
-    pub(super) up: Pipe,
-    pub(super) down: Pipe,
+    up: Pipe,
+    down: Pipe,
     pub(super) pipeline: Pipeline,
     pub(super) state: State,
     /// What the client knows of its server's reported settings.
@@ -125,17 +127,18 @@ pub(super) struct Relay {
 
 impl Relay {
     /// A logged-in client, no backend yet. `leftover`: bytes it sent beyond its login.
-    pub(super) fn new(client: Stream, leftover: &[u8], message_size: usize, state_size: usize) -> Self {
-        let limit = u32::try_from(message_size).unwrap_or(u32::MAX);
+    pub(super) fn new(client: Stream, leftover: &[u8], terms: &Terms, metrics: Arc<Metrics>) -> Self {
+        let limit = u32::try_from(terms.message_size).unwrap_or(u32::MAX);
         let mut up = Pipe::new(FROM_CLIENT, limit);
         up.append(leftover);
         Self {
+            metrics,
             client,
             backend: None,
             up,
             down: Pipe::new(FROM_BACKEND, MAX_BACKEND_FRAME),
             pipeline: Pipeline::default(),
-            state: State::new(state_size),
+            state: State::new(terms.session_state),
             told: BTreeMap::new(),
             reading: Reading::Requests,
             farewell: Farewell::Not,
@@ -176,6 +179,15 @@ impl Relay {
     pub(super) fn reattach(&mut self, stream: Stream, others: &[u8]) {
         self.down.append(others);
         self.backend = Some(stream);
+    }
+
+    /// Counts the bytes moved, once they are more than `least`: the counters are shared by all sessions.
+    pub(super) fn count(&mut self, least: u64) {
+        for (pipe, direction) in [(&mut self.up, Direction::ToBackend), (&mut self.down, Direction::ToClient)] {
+            if pipe.moved() > least {
+                self.metrics.bytes(direction, pipe.take_moved());
+            }
+        }
     }
 
     /// Ends the client's connection in good order.
@@ -320,20 +332,18 @@ impl Relay {
 
     /// The backend is gone: every request in flight is answered, once. `false`: a frame is half delivered to the client,
     /// which cannot be told anything any more.
-    pub(super) fn wreck(&mut self, read_only: bool, metrics: &Metrics) -> bool {
+    pub(super) fn wreck(&mut self) -> bool {
         self.backend = None;
         self.up.cut_sink();
         let whole = self.down.cut_source();
-        // It may have been promoted since its login; PostgreSQL 14 and up say so.
-        let read_only = read_only && self.told.get("in_hot_standby").is_some_and(|value| value == "on");
-        let wreck = self.pipeline.lose(read_only, &mut self.state);
+        let wreck = self.pipeline.lose(&mut self.state);
         let mut message = BytesMut::new();
         for answer in wreck.answers {
-            speak(&mut message, answer, metrics);
+            speak(&mut message, answer, &self.metrics);
             write::ready_for_query(&mut message, answer.status);
         }
         if let Some(answer) = wreck.open {
-            speak(&mut message, answer, metrics);
+            speak(&mut message, answer, &self.metrics);
             self.reading = Reading::Leftovers(answer.status);
         }
         self.untold = wreck.after == Aftermath::Untold || (self.untold && wreck.after == Aftermath::Failed);
@@ -346,6 +356,7 @@ impl Relay {
     /// Answers the request that waits at the front with an error, and ends its unit with `status`. `false`: none waits.
     pub(super) fn refuse(&mut self, complaint: &Complaint, status: TxStatus) -> bool {
         let Some((tag, _)) = self.up.peek() else { return false };
+        self.metrics.error(complaint.code);
         let mut message = BytesMut::new();
         answer::complain(&mut message, complaint);
         if matches!(tag, frontend::QUERY | frontend::FUNCTION_CALL) {

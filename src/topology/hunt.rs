@@ -36,12 +36,7 @@ impl Topology {
     /// Sends the questions that are due.
     pub(super) fn ask(&mut self, now: Instant) {
         let is_due = |pod: &&Pod| self.due(pod).is_some_and(|due| due <= now);
-        let due: Vec<PodName> = self
-            .pods
-            .values()
-            .filter(is_due)
-            .map(|pod| pod.name().clone())
-            .collect();
+        let due: Vec<PodName> = self.pods.values().filter(is_due).map(|pod| pod.name().clone()).collect();
         for name in due {
             if let Some(pod) = self.pods.get_mut(&name)
                 && let Some(address) = pod.sighting.address
@@ -59,29 +54,15 @@ impl Topology {
     }
 
     fn cadence(&self, pod: &Pod) -> Duration {
-        let Settings {
-            probe_interval,
-            hunt_interval,
-            hunt_limit,
-            ..
-        } = self.settings;
+        let Settings { probe_interval, hunt_interval, hunt_limit, .. } = self.settings;
         let wavers = match &self.table.primary {
             // A proven primary whose last probe failed is asked again soon, until it is doubted or answers.
-            Primary::Proven { pod: proven, .. } if *proven == pod.sighting.id => {
-                pod.failures.waver()
-            }
+            Primary::Proven { pod: proven, .. } if *proven == pod.sighting.id => pod.failures.waver(),
             Primary::Proven { .. } | Primary::Nobody(_) => false,
         };
         let hunted = self.is_hunting() && self.is_candidate(pod);
-        let in_time = pod
-            .asking
-            .asked()
-            .is_none_or(|asked| asked < self.hunt_from + hunt_limit);
-        if wavers || (hunted && in_time) {
-            hunt_interval
-        } else {
-            probe_interval
-        }
+        let in_time = pod.asking.asked().is_none_or(|asked| asked < self.hunt_from + hunt_limit);
+        if wavers || (hunted && in_time) { hunt_interval } else { probe_interval }
     }
 
     /// No primary is proven; or, without a leader object, a pod that still recovers has got the label.
@@ -96,8 +77,6 @@ impl Topology {
 
     /// It may be the next primary.
     fn is_candidate(&self, pod: &Pod) -> bool {
-        self.memory.stale
-            || pod.sighting.label == RoleHint::Primary
-            || judge::is_named(pod, &self.pods, &self.memory)
+        self.memory.stale || pod.sighting.label == RoleHint::Primary || judge::is_named(pod, &self.pods, &self.memory)
     }
 }

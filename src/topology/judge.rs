@@ -62,15 +62,9 @@ pub(super) type Pods = BTreeMap<PodName, Pod>;
 
 /// Weighs the evidence for a primary.
 pub(super) fn verdict(pods: &Pods, memory: &Memory, settings: &Settings) -> Verdict {
-    let all: Vec<Claim<'_>> = pods
-        .values()
-        .filter_map(|pod| claim(pod, pods, memory, settings))
-        .collect();
+    let all: Vec<Claim<'_>> = pods.values().filter_map(|pod| claim(pod, pods, memory, settings)).collect();
     let (named, others): (Vec<_>, Vec<_>) = all.into_iter().partition(|claim| claim.named);
-    let by_timeline_alone = memory
-        .incumbent
-        .as_ref()
-        .is_some_and(|it| it.basis == Basis::Surpassing);
+    let by_timeline_alone = memory.incumbent.as_ref().is_some_and(|it| it.basis == Basis::Surpassing);
     // With the watch broken nobody can name the next primary, and the one that was named no longer proves itself
     // (or its successor was believed for its timeline alone, and yields to a higher one).
     // A pod of this very system that is out of recovery on a timeline above every one proven before was promoted
@@ -78,47 +72,28 @@ pub(super) fn verdict(pods: &Pods, memory: &Memory, settings: &Settings) -> Verd
     // history when it did. So following it cannot go back. It could follow a promotion nobody should have made;
     // the alternative is an outage for as long as the API server's, and the leader object is obeyed again as soon
     // as it can be read. Without a primary proven before, there is nothing to surpass and the hold goes on.
-    let by_timeline =
-        memory.stale && memory.system.is_some() && (named.is_empty() || by_timeline_alone);
-    let surpassing = others
-        .into_iter()
-        .filter(|claim| by_timeline && claim.timeline > memory.floor);
+    let by_timeline = memory.stale && memory.system.is_some() && (named.is_empty() || by_timeline_alone);
+    let surpassing = others.into_iter().filter(|claim| by_timeline && claim.timeline > memory.floor);
     let claims: Vec<Claim<'_>> = named.into_iter().chain(surpassing).collect();
     let Some(top) = claims.iter().max_by_key(|claim| claim.timeline) else {
         return nobody(vacancy(pods, memory));
     };
     // The higher timeline wins; equal ones, and timelines of different systems (not comparable), are a tie.
-    let rivals = |claim: &Claim<'_>| {
-        claim.pod != top.pod && (claim.timeline == top.timeline || claim.system != top.system)
-    };
+    let rivals =
+        |claim: &Claim<'_>| claim.pod != top.pod && (claim.timeline == top.timeline || claim.system != top.system);
     if claims.iter().any(rivals) {
         return nobody(Vacancy::Contested);
     }
-    let basis = if top.named {
-        Basis::Named
-    } else {
-        Basis::Surpassing
-    };
-    Verdict {
-        primary: Primary::Proven {
-            pod: top.pod.clone(),
-            timeline: top.timeline,
-        },
-        basis,
-    }
+    let basis = if top.named { Basis::Named } else { Basis::Surpassing };
+    Verdict { primary: Primary::Proven { pod: top.pod.clone(), timeline: top.timeline }, basis }
 }
 
 /// Whether the leader object, or without one the label, points at this pod; or it stands where it was last proven.
 pub(super) fn is_named(pod: &Pod, pods: &Pods, memory: &Memory) -> bool {
     // The floor is the timeline the incumbent was proven on. A new timeline needs a new name: otherwise it would
     // depend on who answers first whether an incumbent without its label, or a pod with it, is followed upwards.
-    let stands = pod
-        .report
-        .is_some_and(|report| report.timeline == Some(memory.floor));
-    let incumbent = memory
-        .incumbent
-        .as_ref()
-        .filter(|incumbent| stands && incumbent.pod == pod.sighting.id);
+    let stands = pod.report.is_some_and(|report| report.timeline == Some(memory.floor));
+    let incumbent = memory.incumbent.as_ref().filter(|incumbent| stands && incumbent.pod == pod.sighting.id);
     let surpassed = incumbent.is_some_and(|incumbent| incumbent.basis == Basis::Surpassing);
     match &memory.leader {
         None => false,
@@ -134,8 +109,7 @@ pub(super) fn is_named(pod: &Pod, pods: &Pods, memory: &Memory) -> bool {
 
 /// No pod has a label: probes alone decide, and every pod is a candidate.
 fn are_unlabelled(pods: &Pods) -> bool {
-    pods.values()
-        .all(|pod| pod.sighting.label == RoleHint::Unknown)
+    pods.values().all(|pod| pod.sighting.label == RoleHint::Unknown)
 }
 
 fn vacancy(pods: &Pods, memory: &Memory) -> Vacancy {
@@ -144,27 +118,16 @@ fn vacancy(pods: &Pods, memory: &Memory) -> Vacancy {
         Some(LeaderSighting::Names(_)) => true,
         Some(LeaderSighting::NotUsed) => pods.values().any(|pod| is_named(pod, pods, memory)),
     };
-    if named {
-        Vacancy::Unproven
-    } else {
-        Vacancy::Unnamed
-    }
+    if named { Vacancy::Unproven } else { Vacancy::Unnamed }
 }
 
 /// The pod's own claim to be primary, if it may be believed.
 fn claim<'a>(pod: &'a Pod, pods: &Pods, memory: &Memory, settings: &Settings) -> Option<Claim<'a>> {
     let report = pod.report.filter(|report| !report.in_recovery)?;
     let timeline = report.timeline?;
-    let incumbent = memory
-        .incumbent
-        .as_ref()
-        .is_some_and(|incumbent| incumbent.pod == pod.sighting.id);
+    let incumbent = memory.incumbent.as_ref().is_some_and(|incumbent| incumbent.pod == pod.sighting.id);
     // A primary that was proven survives a blink; one that never was must be answering now.
-    let answers = if incumbent {
-        !pod.failures.doubt(settings.failures_to_doubt)
-    } else {
-        !pod.failures.any()
-    };
+    let answers = if incumbent { !pod.failures.doubt(settings.failures_to_doubt) } else { !pod.failures.any() };
     let believed = answers
         && pod.sighting.address.is_some()
         && !pod.is_stranger_to(memory.system)
@@ -172,19 +135,11 @@ fn claim<'a>(pod: &'a Pod, pods: &Pods, memory: &Memory, settings: &Settings) ->
         && pod.barred.is_none_or(|barred| timeline > barred)
         && pod.void_before.is_none_or(|void| report.asked_at >= void);
     let named = is_named(pod, pods, memory);
-    believed.then_some(Claim {
-        pod: &pod.sighting.id,
-        timeline,
-        system: report.system_id,
-        named,
-    })
+    believed.then_some(Claim { pod: &pod.sighting.id, timeline, system: report.system_id, named })
 }
 
 fn nobody(vacancy: Vacancy) -> Verdict {
-    Verdict {
-        primary: Primary::Nobody(vacancy),
-        basis: Basis::Named,
-    }
+    Verdict { primary: Primary::Nobody(vacancy), basis: Basis::Named }
 }
 
 /// The system replicas are compared with: the fixed one, or before there is one, the one all pods agree on
@@ -193,10 +148,7 @@ pub(super) fn system(pods: &Pods, memory: &Memory) -> Option<SystemId> {
     if memory.system.is_some() {
         return memory.system;
     }
-    let mut reported = pods
-        .values()
-        .filter_map(|pod| pod.report)
-        .map(|report| report.system_id);
+    let mut reported = pods.values().filter_map(|pod| pod.report).map(|report| report.system_id);
     let first = reported.next()?;
     reported.all(|other| other == first).then_some(first)
 }
@@ -222,11 +174,7 @@ pub(super) fn role(
     }
     if report.in_recovery {
         let fit = is_fit(pod, &report, memory, settings);
-        return Role::Replica {
-            fit,
-            lag: report.lag,
-            replayed: report.lsn,
-        };
+        return Role::Replica { fit, lag: report.lag, replayed: report.lsn };
     }
     let superseded = match report.timeline {
         Some(timeline) => {
@@ -236,11 +184,7 @@ pub(super) fn role(
         }
         None => top.is_some(),
     };
-    if superseded {
-        Role::Superseded
-    } else {
-        Role::Unknown
-    }
+    if superseded { Role::Superseded } else { Role::Unknown }
 }
 
 /// Whether a standby may serve reads. One that still receives a timeline below the floor follows a dead primary:
@@ -253,8 +197,6 @@ fn is_fit(pod: &Pod, report: &ProbeReport, memory: &Memory, settings: &Settings)
     fresh
         && pod.sighting.ready
         && pod.sighting.address.is_some()
-        && report
-            .timeline
-            .is_none_or(|timeline| timeline >= memory.floor)
+        && report.timeline.is_none_or(|timeline| timeline >= memory.floor)
         && !pod.failures.silent(settings.failures_to_doubt)
 }

@@ -129,22 +129,16 @@ impl Topology {
         if std::mem::take(&mut self.unpublished) {
             return Some(Command::Publish(Arc::clone(&self.table)));
         }
-        self.probes
-            .pop_front()
-            .map(|(pod, address)| Command::Probe { pod, address })
+        self.probes.pop_front().map(|(pod, address)| Command::Probe { pod, address })
     }
 
     fn learn(&mut self, now: Instant, event: Event) {
         match event {
             Event::Relisted(sightings) => {
-                let named = sightings
-                    .into_iter()
-                    .map(|sighting| (sighting.id.name.clone(), sighting));
+                let named = sightings.into_iter().map(|sighting| (sighting.id.name.clone(), sighting));
                 let listed: BTreeMap<PodName, PodSighting> = named.collect();
                 self.pods.retain(|name, _| listed.contains_key(name));
-                listed
-                    .into_values()
-                    .for_each(|sighting| self.see(now, sighting));
+                listed.into_values().for_each(|sighting| self.see(now, sighting));
             }
             Event::PodSeen(sighting) => self.see(now, sighting),
             Event::PodGone(id) => {
@@ -187,9 +181,7 @@ impl Topology {
 
     /// The pod, if this is the incarnation of it that is here.
     fn incarnation(&mut self, id: &PodId) -> Option<&mut Pod> {
-        self.pods
-            .get_mut(&id.name)
-            .filter(|pod| pod.sighting.id == *id)
+        self.pods.get_mut(&id.name).filter(|pod| pod.sighting.id == *id)
     }
 
     fn see(&mut self, now: Instant, sighting: PodSighting) {
@@ -254,15 +246,8 @@ impl Topology {
                 let report = self.pods.get(&pod.name).and_then(|pod| pod.report);
                 memory.system = report.map(|report| report.system_id);
             }
-            if memory
-                .incumbent
-                .as_ref()
-                .is_none_or(|incumbent| incumbent.pod != *pod)
-            {
-                memory.incumbent = Some(Incumbent {
-                    pod: pod.clone(),
-                    basis: verdict.basis,
-                });
+            if memory.incumbent.as_ref().is_none_or(|incumbent| incumbent.pod != *pod) {
+                memory.incumbent = Some(Incumbent { pod: pod.clone(), basis: verdict.basis });
             }
         } else if matches!(self.table.primary, Primary::Proven { .. }) {
             self.hunt_from = now;
@@ -283,10 +268,7 @@ impl Topology {
         let Some(incumbent) = &self.memory.incumbent else {
             return;
         };
-        let pod = self
-            .pods
-            .get(&incumbent.pod.name)
-            .filter(|pod| pod.sighting.id == incumbent.pod);
+        let pod = self.pods.get(&incumbent.pod.name).filter(|pod| pod.sighting.id == incumbent.pod);
         if pod.is_none_or(|pod| !pod.writes() || pod.is_stranger_to(self.memory.system)) {
             self.memory.incumbent = None;
         }
@@ -302,10 +284,7 @@ impl Topology {
             ready: pod.sighting.ready,
             zone: pod.sighting.zone.clone(),
         };
-        self.pods
-            .iter()
-            .map(|(name, pod)| (name.clone(), route(pod)))
-            .collect()
+        self.pods.iter().map(|(name, pod)| (name.clone(), route(pod))).collect()
     }
 
     fn publish(&mut self, primary: Primary, pods: BTreeMap<PodName, Route>) {
@@ -316,14 +295,7 @@ impl Topology {
         }
         let epoch = Epoch(old.epoch.0 + 1);
         let cluster = old.cluster.clone();
-        self.table = Arc::new(RoutingTable {
-            cluster,
-            epoch,
-            primary,
-            pods,
-            floor,
-            stale,
-        });
+        self.table = Arc::new(RoutingTable { cluster, epoch, primary, pods, floor, stale });
         self.unpublished = true;
     }
 }

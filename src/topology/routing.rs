@@ -161,7 +161,9 @@ impl Route {
 impl Role {
     fn same_ways(self, other: Self) -> bool {
         match (self, other) {
-            (Self::Replica { fit, lag: _, replayed: _ }, Self::Replica { fit: other, lag: _, replayed: _ }) => fit == other,
+            (Self::Replica { fit, lag: _, replayed: _ }, Self::Replica { fit: other, lag: _, replayed: _ }) => {
+                fit == other
+            }
             (Self::Primary | Self::Replica { .. } | Self::Superseded | Self::Unknown, _) => self == other,
         }
     }

@@ -98,11 +98,7 @@ mod tests {
         assert_eq!(asking.due(CALM), Some(start + GAP));
         asking.send(start + GAP);
         assert!(asking.failed());
-        assert_eq!(
-            asking.due(CALM),
-            Some(start + GAP + CALM),
-            "the wishes were one"
-        );
+        assert_eq!(asking.due(CALM), Some(start + GAP + CALM), "the wishes were one");
     }
 
     #[test]
@@ -114,15 +110,8 @@ mod tests {
         asking.give_up(start + 2 * CALM);
         assert!(!asking.failed(), "no question in flight");
         asking.send(start + 3 * CALM);
-        assert!(
-            !asking.answered(start),
-            "the answer to the question given up"
-        );
-        assert_eq!(
-            asking.due(CALM),
-            None,
-            "it does not answer the second question"
-        );
+        assert!(!asking.answered(start), "the answer to the question given up");
+        assert_eq!(asking.due(CALM), None, "it does not answer the second question");
         assert!(asking.answered(start + 3 * CALM));
     }
 }

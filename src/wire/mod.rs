@@ -196,8 +196,6 @@ impl CancelKey {
 /// Never shows the secret: keys end up in logs.
 impl fmt::Debug for CancelKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CancelKey")
-            .field("process_id", &self.process_id)
-            .finish_non_exhaustive()
+        f.debug_struct("CancelKey").field("process_id", &self.process_id).finish_non_exhaustive()
     }
 }

@@ -141,11 +141,7 @@ impl Scanner {
     /// A scanner at a frame boundary. `max_frame` limits the length word (the body's bytes + 4).
     #[must_use]
     pub const fn new(interest: Interest, max_frame: u32) -> Self {
-        Self {
-            interest,
-            max_frame,
-            state: State::Boundary,
-        }
+        Self { interest, max_frame, state: State::Boundary }
     }
 
     /// Changes what is worth a look, from the next frame that begins.
@@ -188,14 +184,8 @@ impl Scanner {
             State::Boring { left } => {
                 let here = clip(left, window);
                 if here < left as usize {
-                    self.state = State::Boring {
-                        left: left - here as u32,
-                    };
-                    return Ok(if here == 0 {
-                        Step::Wait
-                    } else {
-                        Step::Pass(here)
-                    });
+                    self.state = State::Boring { left: left - here as u32 };
+                    return Ok(if here == 0 { Step::Wait } else { Step::Pass(here) });
                 }
                 self.state = State::Boundary;
                 self.walk(window, here, false)
@@ -206,36 +196,19 @@ impl Scanner {
                     return Ok(Step::Wait);
                 }
                 let left = left - here as u32;
-                self.state = if left == 0 {
-                    State::Boundary
-                } else {
-                    State::Shown { tag, left }
-                };
-                Ok(Step::Part {
-                    tag,
-                    part: &window[..here],
-                    last: left == 0,
-                })
+                self.state = if left == 0 { State::Boundary } else { State::Shown { tag, left } };
+                Ok(Step::Part { tag, part: &window[..here], last: left == 0 })
             }
         }
     }
 
     /// The hot loop: hops from header to header from `pos`, which is a boundary.
     #[inline]
-    fn walk<'a>(
-        &mut self,
-        window: &'a [u8],
-        mut pos: usize,
-        full: bool,
-    ) -> Result<Step<'a>, ScanError> {
+    fn walk<'a>(&mut self, window: &'a [u8], mut pos: usize, full: bool) -> Result<Step<'a>, ScanError> {
         while let Some(&[tag, a, b, c, d]) = window[pos..].first_chunk::<HEADER_LEN>() {
             let length = u32::from_be_bytes([a, b, c, d]);
             if let Err(error) = self.check(tag, length) {
-                return if pos > 0 {
-                    Ok(Step::Pass(pos))
-                } else {
-                    Err(error)
-                };
+                return if pos > 0 { Ok(Step::Pass(pos)) } else { Err(error) };
             }
             let end = pos + 1 + length as usize;
             let fits = end <= window.len();
@@ -255,10 +228,7 @@ impl Scanner {
     fn first<'a>(&mut self, window: &'a [u8], tag: u8, length: u32, full: bool) -> Step<'a> {
         let end = 1 + length as usize;
         if end <= window.len() {
-            return Step::Frame {
-                tag,
-                body: &window[HEADER_LEN..end],
-            };
+            return Step::Frame { tag, body: &window[HEADER_LEN..end] };
         }
         if !full {
             return Step::Wait;
@@ -266,11 +236,7 @@ impl Scanner {
         let left = (end - window.len()) as u32;
         if self.interest.has(tag) {
             self.state = State::Shown { tag, left };
-            Step::Head {
-                tag,
-                part: &window[HEADER_LEN..],
-                length: length - 4,
-            }
+            Step::Head { tag, part: &window[HEADER_LEN..], length: length - 4 }
         } else {
             self.state = State::Boring { left };
             Step::Pass(window.len())
@@ -283,17 +249,10 @@ impl Scanner {
             return Err(ScanError::ZeroTag);
         }
         if (length as i32) < 4 {
-            return Err(ScanError::Length {
-                tag,
-                length: length as i32,
-            });
+            return Err(ScanError::Length { tag, length: length as i32 });
         }
         if length > self.max_frame {
-            return Err(ScanError::TooLong {
-                tag,
-                length,
-                max: self.max_frame,
-            });
+            return Err(ScanError::TooLong { tag, length, max: self.max_frame });
         }
         Ok(())
     }

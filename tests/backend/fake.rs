@@ -44,31 +44,18 @@ impl<T: Send + 'static> Fake<T> {
         let address = listener.local_addr().unwrap();
         let script = tokio::spawn(async move {
             let (socket, _) = listener.accept().await.unwrap();
-            script(Talk {
-                socket: Stream::Plain(socket),
-            })
-            .await
+            script(Talk { socket: Stream::Plain(socket) }).await
         });
-        Self {
-            address,
-            script: Some(script),
-        }
+        Self { address, script: Some(script) }
     }
 
     /// Waits for the end of the script, and gives its result.
     pub(crate) async fn end(mut self) -> T {
-        tokio::time::timeout_at(soon(), self.script.take().unwrap())
-            .await
-            .unwrap()
-            .unwrap()
+        tokio::time::timeout_at(soon(), self.script.take().unwrap()).await.unwrap().unwrap()
     }
 
     pub(crate) fn target(&self) -> Target {
-        Target {
-            pod: PodId::new("pg-0", "a"),
-            address: self.address,
-            tls: self.tls(),
-        }
+        Target { pod: PodId::new("pg-0", "a"), address: self.address, tls: self.tls() }
     }
 
     #[expect(clippy::unused_self, reason = "reads as the fake's")]
@@ -102,12 +89,7 @@ pub(crate) async fn log_in(
 ) -> Result<Backend, ConnectError> {
     let own = |&(name, value): &(&str, &str)| (name.to_owned(), value.to_owned());
     let parameters: Vec<_> = parameters.iter().map(own).collect();
-    let login = Login {
-        user: "alice",
-        database: "orders",
-        parameters: &parameters,
-        credentials,
-    };
+    let login = Login { user: "alice", database: "orders", parameters: &parameters, credentials };
     backend::connect(target, &login, deadline).await
 }
 
@@ -138,12 +120,8 @@ impl Talk {
     pub(crate) async fn secure(mut self, acceptor: &TlsAcceptor) -> Result<Self, TlsError> {
         assert_eq!(self.startup().await, [4, 210, 22, 47]);
         self.bytes(b"S").await;
-        let Stream::Plain(socket) = self.socket else {
-            panic!("TLS inside TLS")
-        };
-        Ok(Self {
-            socket: acceptor.accept(socket).await?,
-        })
+        let Stream::Plain(socket) = self.socket else { panic!("TLS inside TLS") };
+        Ok(Self { socket: acceptor.accept(socket).await? })
     }
 
     /// Everything up to the client's end.
@@ -194,12 +172,6 @@ pub(crate) fn welcome(out: &mut BytesMut) {
     raw(out, b'N', b"SNOTICE\0VNOTICE\0C00000\0Mhello\0\0");
     raw(out, b'v', b"\0\x03\0\0\0\0\0\x01_pq_.x\0");
     write::parameter_status(out, "TimeZone", "UTC");
-    write::backend_key_data(
-        out,
-        &CancelKey {
-            process_id: 42,
-            secret: vec![1, 2, 3, 4],
-        },
-    );
+    write::backend_key_data(out, &CancelKey { process_id: 42, secret: vec![1, 2, 3, 4] });
     write::ready_for_query(out, TxStatus::Idle);
 }

@@ -46,34 +46,22 @@ async fn the_rows_of_all_results_are_collected() {
     })
     .await
     .unwrap();
-    assert_eq!(
-        rows,
-        [vec![Some("1".into()), None], vec![Some("\u{e9}".into())]]
-    );
+    assert_eq!(rows, [vec![Some("1".into()), None], vec![Some("\u{e9}".into())]]);
 }
 
 #[tokio::test]
 async fn an_error_is_told_after_ready_and_a_fatal_one_at_once() {
     for (severity, ready) in [("ERROR", true), ("FATAL", false)] {
         let error = ask(move |out| {
-            raw(
-                out,
-                b'E',
-                format!("S{severity}\0V{severity}\0C42601\0Mno\0\0").as_bytes(),
-            );
+            raw(out, b'E', format!("S{severity}\0V{severity}\0C42601\0Mno\0\0").as_bytes());
             if ready {
                 write::ready_for_query(out, TxStatus::Idle);
             }
         })
         .await
         .unwrap_err();
-        let QueryError::Server(said) = error else {
-            panic!("{error}")
-        };
-        assert_eq!(
-            (said.severity.as_str(), said.code.as_str()),
-            (severity, "42601")
-        );
+        let QueryError::Server(said) = error else { panic!("{error}") };
+        assert_eq!((said.severity.as_str(), said.code.as_str()), (severity, "42601"));
     }
 }
 
@@ -88,9 +76,7 @@ async fn an_answer_that_is_none_is_an_error() {
     let answers: [(&str, Answer); 5] = [
         ("too much in one row", |out| raw(out, b'D', &[0; 1 << 20])),
         ("too much in all rows", too_much),
-        ("a row cut short", |out| {
-            raw(out, b'D', b"\0\x02\0\0\0\x01x")
-        }),
+        ("a row cut short", |out| raw(out, b'D', b"\0\x02\0\0\0\x01x")),
         ("COPY", |out| raw(out, b'G', b"\0\0\0")),
         ("nonsense", |out| raw(out, 0, b"")),
     ];
@@ -98,9 +84,7 @@ async fn an_answer_that_is_none_is_an_error() {
         let error = ask(answer).await.unwrap_err();
         assert!(matches!(error, QueryError::Protocol(_)), "{what}: {error}");
     }
-    let error = ask(|out| out.extend_from_slice(b"T\0\0"))
-        .await
-        .unwrap_err();
+    let error = ask(|out| out.extend_from_slice(b"T\0\0")).await.unwrap_err();
     assert!(matches!(error, QueryError::Lost(_)), "{error}");
 }
 
@@ -114,9 +98,6 @@ async fn no_answer_ends_at_the_deadline() {
     .await;
     let mut backend = connect(&fake, &Credentials::None, &[]).await.unwrap();
     let deadline = Instant::now() + Duration::from_millis(100);
-    let error = backend
-        .simple_query("SELECT pg_sleep(60)", deadline)
-        .await
-        .unwrap_err();
+    let error = backend.simple_query("SELECT pg_sleep(60)", deadline).await.unwrap_err();
     assert!(matches!(error, QueryError::TimedOut), "{error}");
 }

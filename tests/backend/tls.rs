@@ -30,15 +30,8 @@ impl Authority {
         let mut params = CertificateParams::new([]).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().unwrap();
-        fs::write(
-            folder.path().join("ca.pem"),
-            params.self_signed(&key).unwrap().pem(),
-        )
-        .unwrap();
-        Self {
-            folder,
-            issuer: Issuer::new(params, key),
-        }
+        fs::write(folder.path().join("ca.pem"), params.self_signed(&key).unwrap().pem()).unwrap();
+        Self { folder, issuer: Issuer::new(params, key) }
     }
 
     pub(crate) fn file(&self, name: &str) -> PathBuf {
@@ -49,10 +42,7 @@ impl Authority {
     pub(crate) fn sign(&self, name: &str) -> (String, String) {
         let key = KeyPair::generate().unwrap();
         let params = CertificateParams::new([name.to_owned()]).unwrap();
-        (
-            params.signed_by(&key, &self.issuer).unwrap().pem(),
-            key.serialize_pem(),
-        )
+        (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
     }
 
     /// Writes a certificate for `name` where `files` points.
@@ -63,11 +53,7 @@ impl Authority {
     }
 
     fn files(&self, clients: ClientCerts) -> ServerFiles {
-        ServerFiles {
-            cert: self.file("cert.pem"),
-            key: self.file("key.pem"),
-            clients,
-        }
+        ServerFiles { cert: self.file("cert.pem"), key: self.file("key.pem"), clients }
     }
 
     fn acceptor(&self, name: &str) -> TlsAcceptor {
@@ -76,10 +62,7 @@ impl Authority {
     }
 
     pub(crate) fn trusted(&self, mode: TlsMode, name: &str) -> BackendTls {
-        BackendTls::new(mode, Some(&self.file("ca.pem")))
-            .unwrap()
-            .with_name(name)
-            .unwrap()
+        BackendTls::new(mode, Some(&self.file("ca.pem"))).unwrap().with_name(name).unwrap()
     }
 }
 
@@ -88,10 +71,7 @@ fn anyone(mode: TlsMode) -> BackendTls {
 }
 
 fn with<T: Send + 'static>(fake: &Fake<T>, tls: BackendTls) -> Target {
-    Target {
-        tls,
-        ..fake.target()
-    }
+    Target { tls, ..fake.target() }
 }
 
 /// Logs in to a server with this certificate; tells whether TLS was used.
@@ -123,10 +103,7 @@ async fn each_mode_demands_what_it_says() {
         (ours.trusted(TlsMode::VerifyFull, "another"), false),
         (theirs.trusted(TlsMode::VerifyFull, pod), false),
         // Without a name the address counts, and the certificate has none.
-        (
-            BackendTls::new(TlsMode::VerifyFull, Some(&ours.file("ca.pem"))).unwrap(),
-            false,
-        ),
+        (BackendTls::new(TlsMode::VerifyFull, Some(&ours.file("ca.pem"))).unwrap(), false),
     ] {
         let shown = format!("{:?}", tls.mode());
         match over(ours.acceptor(pod), tls).await {
@@ -176,14 +153,7 @@ async fn a_tls_server_that_stalls_breaks_off_or_talks_nonsense() {
             }
         })
         .await;
-        log_in(
-            &with(&fake, anyone(TlsMode::Require)),
-            &Credentials::None,
-            &[],
-            deadline,
-        )
-        .await
-        .unwrap_err()
+        log_in(&with(&fake, anyone(TlsMode::Require)), &Credentials::None, &[], deadline).await.unwrap_err()
     };
     // In the clear behind the S: it must not be taken for the server's words.
     let stuffed = answer(b"SR\0\0\0\x08\0\0\0\0Z\0\0\0\x05I", true, soon()).await;
@@ -227,34 +197,10 @@ fn bad_files_and_settings_are_named() {
         assert!(error.contains(word), "{error}");
     };
     let files = |clients| ours.files(clients);
-    refused(
-        ServerFiles {
-            cert: ours.file("none.pem"),
-            ..files(ClientCerts::Ignore)
-        },
-        "none.pem",
-    );
-    refused(
-        ServerFiles {
-            cert: ours.file("key.pem"),
-            ..files(ClientCerts::Ignore)
-        },
-        "key.pem",
-    );
-    refused(
-        ServerFiles {
-            key: ours.file("cert.pem"),
-            ..files(ClientCerts::Ignore)
-        },
-        "cert.pem",
-    );
-    refused(
-        ServerFiles {
-            cert: ours.file("ca.pem"),
-            ..files(ClientCerts::Ignore)
-        },
-        "ca.pem",
-    );
+    refused(ServerFiles { cert: ours.file("none.pem"), ..files(ClientCerts::Ignore) }, "none.pem");
+    refused(ServerFiles { cert: ours.file("key.pem"), ..files(ClientCerts::Ignore) }, "key.pem");
+    refused(ServerFiles { key: ours.file("cert.pem"), ..files(ClientCerts::Ignore) }, "cert.pem");
+    refused(ServerFiles { cert: ours.file("ca.pem"), ..files(ClientCerts::Ignore) }, "ca.pem");
     refused(files(ClientCerts::Require(ours.file("key.pem"))), "key.pem");
     for mode in [TlsMode::VerifyCa, TlsMode::VerifyFull] {
         assert!(BackendTls::new(mode, None).is_err());
@@ -274,16 +220,11 @@ async fn client(
     let fake = Fake::serve(async move |talk: Talk| {
         let talk = talk.secure(&acceptor).await?;
         assert_eq!(talk.socket.server_name(), Some("pgmoor.db"));
-        Ok(talk
-            .socket
-            .peer_certificate()
-            .map(|certificate| certificate.to_vec()))
+        Ok(talk.socket.peer_certificate().map(|certificate| certificate.to_vec()))
     })
     .await;
     let mut socket = TcpStream::connect(fake.address).await.unwrap();
-    tokio::io::AsyncWriteExt::write_all(&mut socket, b"\0\0\0\x08\x04\xd2\x16\x2f")
-        .await
-        .unwrap();
+    tokio::io::AsyncWriteExt::write_all(&mut socket, b"\0\0\0\x08\x04\xd2\x16\x2f").await.unwrap();
     assert_eq!(socket.read_u8().await.unwrap(), b'S');
     match identity {
         None => {
@@ -297,9 +238,7 @@ async fn client(
             let chain = vec![CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap()];
             let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
             let mut roots = rustls::RootCertStore::empty();
-            roots
-                .add(CertificateDer::from_pem_file(ca).unwrap())
-                .unwrap();
+            roots.add(CertificateDer::from_pem_file(ca).unwrap()).unwrap();
             let provider = Arc::new(rustls::crypto::ring::default_provider());
             let config = rustls::ClientConfig::builder_with_provider(provider)
                 .with_safe_default_protocol_versions()
@@ -321,44 +260,16 @@ async fn client(
 async fn client_certificates_are_asked_for_as_configured() {
     let (ours, theirs) = (Authority::new(), Authority::new());
     ours.issue("pgmoor.db");
-    let acceptor = |clients: fn(PathBuf) -> ClientCerts| {
-        TlsAcceptor::new(ours.files(clients(ours.file("ca.pem")))).unwrap()
-    };
-    assert_eq!(
-        client(acceptor(|_| ClientCerts::Ignore), ours.file("ca.pem"), None)
-            .await
-            .unwrap(),
-        None
-    );
-    assert_eq!(
-        client(acceptor(ClientCerts::Verify), ours.file("ca.pem"), None)
-            .await
-            .unwrap(),
-        None
-    );
-    let error = client(acceptor(ClientCerts::Require), ours.file("ca.pem"), None)
-        .await
-        .unwrap_err();
+    let acceptor =
+        |clients: fn(PathBuf) -> ClientCerts| TlsAcceptor::new(ours.files(clients(ours.file("ca.pem")))).unwrap();
+    assert_eq!(client(acceptor(|_| ClientCerts::Ignore), ours.file("ca.pem"), None).await.unwrap(), None);
+    assert_eq!(client(acceptor(ClientCerts::Verify), ours.file("ca.pem"), None).await.unwrap(), None);
+    let error = client(acceptor(ClientCerts::Require), ours.file("ca.pem"), None).await.unwrap_err();
     assert!(matches!(error, TlsError::Peer(_)), "{error}");
-    for clients in [
-        ClientCerts::Verify as fn(PathBuf) -> ClientCerts,
-        ClientCerts::Require,
-    ] {
-        let shown = client(
-            acceptor(clients),
-            ours.file("ca.pem"),
-            Some(ours.sign("alice")),
-        )
-        .await
-        .unwrap();
+    for clients in [ClientCerts::Verify as fn(PathBuf) -> ClientCerts, ClientCerts::Require] {
+        let shown = client(acceptor(clients), ours.file("ca.pem"), Some(ours.sign("alice"))).await.unwrap();
         assert!(shown.is_some());
-        let error = client(
-            acceptor(clients),
-            ours.file("ca.pem"),
-            Some(theirs.sign("alice")),
-        )
-        .await
-        .unwrap_err();
+        let error = client(acceptor(clients), ours.file("ca.pem"), Some(theirs.sign("alice"))).await.unwrap_err();
         assert!(matches!(error, TlsError::Peer(_)), "{error}");
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use pgmoor::continuity::ask::{Ask, Asked};
@@ -39,18 +39,34 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    /// Logs in as the superuser.
+    /// Logs in as the superuser. A server that recovers from a crash is waited for.
     pub(crate) fn open(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect(address).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            match Self::login(address) {
+                Ok(link) => return link,
+                Err(trouble) => assert!(Instant::now() < deadline, "{trouble}"),
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn login(address: SocketAddr) -> Result<Self, String> {
+        let stream = TcpStream::connect(address).map_err(|error| error.to_string())?;
         stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         stream.set_nodelay(true).unwrap();
         let mut link =
             Self { stream, unread: VecDeque::new(), pipeline: Pipeline::default(), state: State::new(1 << 20) };
         let mut packet = BytesMut::new();
         write::startup(&mut packet, ProtocolVersion::V3_0, [("user", "postgres"), ("database", "postgres")]);
-        link.stream.write_all(&packet).unwrap();
-        while link.frame().unwrap().0 != backend::READY_FOR_QUERY {}
-        link
+        link.stream.write_all(&packet).map_err(|error| error.to_string())?;
+        loop {
+            match link.frame()? {
+                (backend::READY_FOR_QUERY, _) => return Ok(link),
+                (backend::ERROR_RESPONSE, body) => return Err(String::from_utf8_lossy(&body).into_owned()),
+                _ => {}
+            }
+        }
     }
 
     /// Sends all messages at once, and reads until every one is answered.

@@ -40,9 +40,7 @@ impl Request {
     /// A query parameter as it stands in the target.
     pub(crate) fn query(&self, key: &str) -> Option<&str> {
         let (_, query) = self.target.split_once('?')?;
-        query
-            .split('&')
-            .find_map(|pair| pair.strip_prefix(key)?.strip_prefix('='))
+        query.split('&').find_map(|pair| pair.strip_prefix(key)?.strip_prefix('='))
     }
 }
 
@@ -69,11 +67,7 @@ impl Api {
                 connections.spawn(serve(socket, Arc::clone(&script), Arc::clone(&seen)));
             }
         });
-        Self {
-            address,
-            requests,
-            _serving: serving,
-        }
+        Self { address, requests, _serving: serving }
     }
 
     /// Where it is.
@@ -92,10 +86,7 @@ type Script = Arc<Mutex<dyn FnMut(&Request) -> Reply + Send>>;
 async fn serve(socket: TcpStream, script: Script, seen: Arc<Mutex<Vec<Request>>>) {
     let mut socket = BufReader::new(socket);
     while let Some(target) = read_head(&mut socket).await {
-        let request = Request {
-            target,
-            at: Instant::now(),
-        };
+        let request = Request { target, at: Instant::now() };
         seen.lock().unwrap().push(request.clone());
         let reply = (script.lock().unwrap())(&request);
         let (text, hold) = match reply {
@@ -125,12 +116,8 @@ async fn serve(socket: TcpStream, script: Script, seen: Arc<Mutex<Vec<Request>>>
 }
 
 fn chunks(lines: &[String]) -> String {
-    let head =
-        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n";
-    let body: String = lines
-        .iter()
-        .map(|line| format!("{:x}\r\n{line}\n\r\n", line.len() + 1))
-        .collect();
+    let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n";
+    let body: String = lines.iter().map(|line| format!("{:x}\r\n{line}\n\r\n", line.len() + 1)).collect();
     format!("{head}{body}")
 }
 

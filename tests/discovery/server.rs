@@ -34,19 +34,7 @@ impl Server {
     pub(crate) fn primary() -> Self {
         let (folder, data) = folder();
         let data_text = data.to_str().unwrap();
-        run(
-            "initdb",
-            &[
-                "-D",
-                data_text,
-                "-A",
-                "trust",
-                "-U",
-                "postgres",
-                "--no-sync",
-                "--locale=C",
-            ],
-        );
+        run("initdb", &["-D", data_text, "-A", "trust", "-U", "postgres", "--no-sync", "--locale=C"]);
         let server = Self::start(folder, data);
         server.sql("CREATE ROLE prober LOGIN");
         server
@@ -82,23 +70,7 @@ impl Server {
     /// Runs a statement as the superuser.
     pub(crate) fn sql(&self, sql: &str) {
         let port = self.port.to_string();
-        run(
-            "psql",
-            &[
-                "-X",
-                "-q",
-                "-h",
-                "127.0.0.1",
-                "-p",
-                &port,
-                "-U",
-                "postgres",
-                "-d",
-                "postgres",
-                "-c",
-                sql,
-            ],
-        );
+        run("psql", &["-X", "-q", "-h", "127.0.0.1", "-p", &port, "-U", "postgres", "-d", "postgres", "-c", sql]);
     }
 
     /// Promotes a standby.
@@ -117,44 +89,20 @@ impl Server {
     }
 
     fn start(folder: tempfile::TempDir, data: PathBuf) -> Self {
-        let port = TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let mut command = as_postgres("postgres");
-        command.args([
-            "-D",
-            data.to_str().unwrap(),
-            "-p",
-            &port.to_string(),
-            "-h",
-            "127.0.0.1",
-        ]);
-        for setting in [
-            "fsync=off",
-            "unix_socket_directories=",
-            "wal_receiver_status_interval=1",
-            "logging_collector=off",
-        ] {
+        command.args(["-D", data.to_str().unwrap(), "-p", &port.to_string(), "-h", "127.0.0.1"]);
+        for setting in
+            ["fsync=off", "unix_socket_directories=", "wal_receiver_status_interval=1", "logging_collector=off"]
+        {
             command.args(["-c", setting]);
         }
         let log = std::fs::File::create(folder.path().join("log")).unwrap();
         let process = command.stdout(Stdio::null()).stderr(log).spawn().unwrap();
-        let server = Self {
-            port,
-            data,
-            process,
-            _folder: folder,
-        };
+        let server = Self { port, data, process, _folder: folder };
         let deadline = Instant::now() + Duration::from_secs(30);
         let port = server.port.to_string();
-        while !as_postgres("pg_isready")
-            .args(["-q", "-h", "127.0.0.1", "-p", &port])
-            .status()
-            .unwrap()
-            .success()
-        {
+        while !as_postgres("pg_isready").args(["-q", "-h", "127.0.0.1", "-p", &port]).status().unwrap().success() {
             assert!(Instant::now() < deadline, "the server is up in time");
             std::thread::sleep(Duration::from_millis(50));
         }
@@ -167,12 +115,7 @@ impl Server {
         let pid = pid.to_string();
         let pids = std::iter::once(pid.as_str()).chain(children.split_whitespace());
         // A child may have ended by itself since.
-        Command::new("kill")
-            .arg(signal)
-            .args(pids)
-            .stderr(Stdio::null())
-            .status()
-            .unwrap();
+        Command::new("kill").arg(signal).args(pids).stderr(Stdio::null()).status().unwrap();
     }
 }
 
@@ -199,21 +142,14 @@ fn folder() -> (tempfile::TempDir, PathBuf) {
 fn other_user() -> Option<u32> {
     let id = |args: &[&str]| -> u32 {
         let out = Command::new("id").args(args).output().unwrap();
-        String::from_utf8(out.stdout)
-            .unwrap()
-            .trim()
-            .parse()
-            .unwrap()
+        String::from_utf8(out.stdout).unwrap().trim().parse().unwrap()
     };
     (id(&["-u"]) == 0).then(|| id(&["-u", "postgres"]))
 }
 
 fn as_postgres(program: &str) -> Command {
     let mut command = Command::new(Path::new(BIN).join(program));
-    command
-        .current_dir("/")
-        .env("LC_ALL", "C")
-        .env_remove("PGOPTIONS");
+    command.current_dir("/").env("LC_ALL", "C").env_remove("PGOPTIONS");
     if let Some(uid) = other_user() {
         command.uid(uid);
     }
@@ -222,9 +158,5 @@ fn as_postgres(program: &str) -> Command {
 
 fn run(program: &str, args: &[&str]) {
     let out = as_postgres(program).args(args).output().unwrap();
-    assert!(
-        out.status.success(),
-        "{program}: {}",
-        String::from_utf8_lossy(&out.stderr)
-    );
+    assert!(out.status.success(), "{program}: {}", String::from_utf8_lossy(&out.stderr));
 }

@@ -17,10 +17,15 @@ use crate::stage::Stage;
 
 #[test]
 fn drivers_work_with_patroni_4() {
-    Stage::play("drivers-4", PatroniVersion::V4, |overlay| overlay, async |stage| {
-        work(&stage).await;
-        outside(&stage).await;
-    });
+    Stage::play(
+        "drivers-4",
+        PatroniVersion::V4,
+        |overlay| overlay,
+        async |stage| {
+            work(&stage).await;
+            outside(&stage).await;
+        },
+    );
 }
 
 #[test]
@@ -33,9 +38,15 @@ async fn work(stage: &Arc<Stage>) {
     let dsn = format!("postgresql://app:{}@{address}/app", stage.cluster.password("app").unwrap());
     for script in SCRIPTS {
         let dsn = dsn.clone();
-        let outcome = tokio::task::spawn_blocking(move || Drivers::ready()?.run(script, &dsn, Duration::from_secs(90))).await.unwrap().unwrap();
+        let outcome = tokio::task::spawn_blocking(move || Drivers::ready()?.run(script, &dsn, Duration::from_secs(90)))
+            .await
+            .unwrap()
+            .unwrap();
         assert!(outcome.good && outcome.said.contains("\ndone "), "{script}:\n{}", outcome.said);
-        stage.tell(&format!("{script}: {} kinds of work done", outcome.said.lines().filter(|line| line.starts_with("ok ")).count()));
+        stage.tell(&format!(
+            "{script}: {} kinds of work done",
+            outcome.said.lines().filter(|line| line.starts_with("ok ")).count()
+        ));
     }
 }
 

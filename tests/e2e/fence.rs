@@ -68,7 +68,10 @@ async fn fence(stage: Arc<Stage>) {
     let books = writers.finish().await;
     faults::thaw(kubelet, namespace, &zombie, Part::Patroni).unwrap();
     let told = ledger::audit(&stage, &books).await;
-    stage.tell(&format!("longest write {:.1} s (Patroni's ttl is 20 s); {told:?}", ledger::longest(&books).as_secs_f64()));
+    stage.tell(&format!(
+        "longest write {:.1} s (Patroni's ttl is 20 s); {told:?}",
+        ledger::longest(&books).as_secs_f64()
+    ));
     for sleeper in &sleepers {
         sleeper.check("after the fencing").await;
     }

@@ -12,7 +12,8 @@ use crate::cluster::proxy::Port;
 use crate::stage::Stage;
 
 /// The table all writers of a test write to.
-pub const TABLE: &str = "CREATE TABLE IF NOT EXISTS ledger (writer int, n int, at timestamptz DEFAULT now(), PRIMARY KEY (writer, n))";
+pub const TABLE: &str =
+    "CREATE TABLE IF NOT EXISTS ledger (writer int, n int, at timestamptz DEFAULT now(), PRIMARY KEY (writer, n))";
 
 /// What a write came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,7 +70,7 @@ impl Writers {
     }
 }
 
-async fn work(mut client: Client, writer: i32, pause: Duration, stop: Arc<AtomicBool>) -> Book {
+async fn work(client: Client, writer: i32, pause: Duration, stop: Arc<AtomicBool>) -> Book {
     let mut writes = Vec::new();
     let insert = client.prepare("INSERT INTO ledger (writer, n) VALUES ($1, $2)").await.unwrap();
     let mut n = 0;
@@ -79,7 +80,7 @@ async fn work(mut client: Client, writer: i32, pause: Duration, stop: Arc<Atomic
         let result = match (writer % 2, n % 2) {
             (0, 0) => client.execute(&insert, &[&writer, &n]).await.map(drop),
             (0, _) => client.batch_execute(&format!("INSERT INTO ledger (writer, n) VALUES ({writer}, {n})")).await,
-            _ => transaction(&mut client, writer, n).await,
+            _ => transaction(&client, writer, n).await,
         };
         let told = match result {
             Ok(()) => Told::Done,
@@ -91,7 +92,7 @@ async fn work(mut client: Client, writer: i32, pause: Duration, stop: Arc<Atomic
     Book { writes, kept: !client.is_closed() }
 }
 
-async fn transaction(client: &mut Client, writer: i32, n: i32) -> Result<(), tokio_postgres::Error> {
+async fn transaction(client: &Client, writer: i32, n: i32) -> Result<(), tokio_postgres::Error> {
     // By hand: the driver's own rolls back on drop, without saying what came of it.
     client.batch_execute("BEGIN").await?;
     let insert = format!("INSERT INTO ledger (writer, n) VALUES ({writer}, {n})");
@@ -119,11 +120,17 @@ pub async fn audit(stage: &Stage, books: &[Book]) -> BTreeMap<String, usize> {
         match &write.told {
             Told::Done => assert_eq!(there, 1, "acknowledged, and not there once: {write:?}\n{}", stage.logs().await),
             Told::Error(code) if code == "08007" => {
-                *told.entry(format!("08007 ({})", if there == 1 { "was there" } else { "was not there" })).or_default() += 1;
+                *told
+                    .entry(format!("08007 ({})", if there == 1 { "was there" } else { "was not there" }))
+                    .or_default() += 1;
                 continue;
             }
-            Told::Error(code) if code == "40001" => assert_eq!(there, 0, "told that nothing remains, and it does: {write:?}\n{}", stage.logs().await),
-            Told::Error(code) => panic!("{write:?}: {code} is none of the answers there may be\n{}", stage.logs().await),
+            Told::Error(code) if code == "40001" => {
+                assert_eq!(there, 0, "told that nothing remains, and it does: {write:?}\n{}", stage.logs().await)
+            }
+            Told::Error(code) => {
+                panic!("{write:?}: {code} is none of the answers there may be\n{}", stage.logs().await)
+            }
         }
         let what = match &write.told {
             Told::Done => "acknowledged".to_owned(),
@@ -146,7 +153,8 @@ pub fn longest(books: &[Book]) -> Duration {
 /// For each writer, how long after `promoted` its first write was acknowledged that ended after `fault`.
 pub fn waits_beyond(books: &[Book], fault: Instant, promoted: Instant) -> Vec<Duration> {
     let first = |book: &Book| {
-        let after = book.writes.iter().find(|write| write.told == Told::Done && write.ended > fault && write.ended > promoted);
+        let after =
+            book.writes.iter().find(|write| write.told == Told::Done && write.ended > fault && write.ended > promoted);
         after.map(|write| write.ended - promoted)
     };
     let mut waits: Vec<Duration> = books.iter().filter_map(first).collect();

@@ -82,7 +82,14 @@ async fn under_load(stage: &Arc<Stage>, what: &str, fault: impl AsyncFnOnce()) {
     ));
     assert_eq!(waits.len(), WRITING, "every writer went on\n{}", stage.logs().await);
     assert!(median <= BEYOND, "{what}: {median:?} beyond the promotion\n{}", stage.logs().await);
-    stage.cluster.connect_as(&stage.cluster.primary().await.unwrap(), "app", "app").await.unwrap().batch_execute("TRUNCATE ledger").await.unwrap();
+    stage
+        .cluster
+        .connect_as(&stage.cluster.primary().await.unwrap(), "app", "app")
+        .await
+        .unwrap()
+        .batch_execute("TRUNCATE ledger")
+        .await
+        .unwrap();
 }
 
 #[test]

@@ -61,7 +61,12 @@ async fn watch(stage: Arc<Stage>, pod: String, stop: Arc<AtomicBool>) -> Vec<Sig
         }
         let writable = match &open {
             None => None,
-            Some(client) => match tokio::time::timeout(Duration::from_millis(500), client.query_one("SELECT NOT pg_is_in_recovery()", &[])).await {
+            Some(client) => match tokio::time::timeout(
+                Duration::from_millis(500),
+                client.query_one("SELECT NOT pg_is_in_recovery()", &[]),
+            )
+            .await
+            {
                 Ok(Ok(row)) => Some(row.get(0)),
                 Ok(Err(_)) | Err(_) => None,
             },

@@ -33,7 +33,8 @@ async fn routed(stage: Arc<Stage>) {
             let elsewhere: i64 = after.keys().filter(|pod| (**pod == primary) != to_primary).map(|pod| on(pod)).sum();
             (there >= 4000 && elsewhere < 400).then_some((there, elsewhere))
         };
-        let (there, elsewhere) = eventually("pgbench's transactions to be counted", Duration::from_secs(20), landed).await.unwrap();
+        let (there, elsewhere) =
+            eventually("pgbench's transactions to be counted", Duration::from_secs(20), landed).await.unwrap();
         stage.tell(&format!("pgbench -S through {port:?}: {there} transactions where they belong, {elsewhere} others"));
     }
     by_name(&stage, &primary).await;
@@ -42,7 +43,14 @@ async fn routed(stage: Arc<Stage>) {
 /// The role of deploy/ lets pgmoor look at pods and at the leader object, and at nothing else.
 async fn rights(stage: &Stage) {
     let account = format!("--as=system:serviceaccount:{}:pgmoor", stage.cluster.namespace());
-    for (verb, what, allowed) in [("list", "pods", true), ("watch", "configmaps", true), ("get", "secrets", false), ("delete", "pods", false), ("patch", "configmaps", false)] {
+    for (verb, what, allowed) in [
+        ("list", "pods", true),
+        ("watch", "configmaps/demo-leader", true),
+        ("watch", "configmaps", false),
+        ("get", "secrets", false),
+        ("delete", "pods", false),
+        ("patch", "configmaps", false),
+    ] {
         let answer = stage.cluster.kubectl(&["auth", "can-i", verb, what, &account]).await;
         let yes = answer.is_ok_and(|answer| answer.trim() == "yes");
         assert_eq!(yes, allowed, "{verb} {what}");
@@ -56,7 +64,13 @@ async fn pgbench(stage: &Stage, port: Port, args: &[&str]) -> String {
     if !args.contains(&"-i") {
         command.arg("-n");
     }
-    let done = command.arg("app").env("PGPASSWORD", stage.cluster.password("app").unwrap()).kill_on_drop(true).output().await.unwrap();
+    let done = command
+        .arg("app")
+        .env("PGPASSWORD", stage.cluster.password("app").unwrap())
+        .kill_on_drop(true)
+        .output()
+        .await
+        .unwrap();
     let text = String::from_utf8_lossy(&done.stdout).into_owned() + &String::from_utf8_lossy(&done.stderr);
     assert!(done.status.success(), "{text}");
     text
@@ -80,7 +94,8 @@ async fn transactions(stage: &Stage) -> BTreeMap<String, i64> {
     let mut counts = BTreeMap::new();
     for pod in stage.cluster.pods().await.unwrap() {
         let client = stage.cluster.connect(&pod.name).await.unwrap();
-        let row = client.query_one("SELECT xact_commit FROM pg_stat_database WHERE datname = 'app'", &[]).await.unwrap();
+        let row =
+            client.query_one("SELECT xact_commit FROM pg_stat_database WHERE datname = 'app'", &[]).await.unwrap();
         counts.insert(pod.name, row.get(0));
     }
     counts
@@ -92,7 +107,9 @@ async fn by_name(stage: &Stage, primary: &str) {
     let address = stage.proxy.addresses(Port::Rw).await.unwrap()[0];
     let mut config = tokio_postgres::Config::new();
     config.hostaddr(address.ip()).host(address.ip().to_string()).port(address.port()).user("app").dbname("app");
-    config.password(stage.cluster.password("app").unwrap()).options(format!("-c pgmoor.pod={} -c statement_timeout=44s", pod.name));
+    config
+        .password(stage.cluster.password("app").unwrap())
+        .options(format!("-c pgmoor.pod={} -c statement_timeout=44s", pod.name));
     let (client, connection) = config.connect(NoTls).await.unwrap();
     tokio::spawn(connection);
     let here = "SELECT host(inet_server_addr()), current_setting('statement_timeout')";

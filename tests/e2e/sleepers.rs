@@ -19,8 +19,9 @@ pub async fn bed(stage: &Stage, count: usize) -> Vec<Sleeper> {
         let client = stage.client(Port::Rw, id).await;
         let state = format!(
             "SET statement_timeout = '{}s'; SET search_path TO pg_catalog, public; SET TIME ZONE 'Europe/Vienna';
-             SET my.name = 'sleeper {id}'; SET ROLE app; PREPARE named AS SELECT {id} + $1::int; LISTEN channel_{id}"
-        , 100 + id);
+             SET my.name = 'sleeper {id}'; SET ROLE app; PREPARE named AS SELECT {id} + $1::int; LISTEN channel_{id}",
+            100 + id
+        );
         client.batch_execute(&state).await.unwrap();
         client.batch_execute("BEGIN; SET my.name = 'rolled back'; LISTEN nothing; ROLLBACK").await.unwrap();
         let statement = client.prepare("SELECT $1::text || current_setting('my.name')").await.unwrap();
@@ -46,7 +47,8 @@ impl Sleeper {
         assert_eq!(text, format!("I am sleeper {id}"), "{when}");
         let sum: i32 = client.query_one(&format!("EXECUTE named({id})"), &[]).await.unwrap().get(0);
         assert_eq!(sum as usize, 2 * id, "sleeper {id} {when}");
-        let channels: Vec<String> = client.query("SELECT pg_listening_channels()", &[]).await.unwrap().iter().map(|row| row.get(0)).collect();
+        let channels: Vec<String> =
+            client.query("SELECT pg_listening_channels()", &[]).await.unwrap().iter().map(|row| row.get(0)).collect();
         assert_eq!(channels, [format!("channel_{id}")], "sleeper {id} {when}");
     }
 }

@@ -30,7 +30,12 @@ pub struct Stage {
 
 impl Stage {
     /// Sets the stage and plays; what failed is told with everybody's logs.
-    pub fn play<F: Future<Output = ()>>(name: &str, version: PatroniVersion, adapt: impl FnOnce(Overlay) -> Overlay, test: impl FnOnce(Arc<Self>) -> F) {
+    pub fn play<F: Future<Output = ()>>(
+        name: &str,
+        version: PatroniVersion,
+        adapt: impl FnOnce(Overlay) -> Overlay,
+        test: impl FnOnce(Arc<Self>) -> F,
+    ) {
         let world = World::shared().unwrap();
         let held = Arc::clone(&world);
         held.run(async move {
@@ -66,7 +71,10 @@ impl Stage {
         let primary = self.cluster.primary().await.unwrap();
         let ip = self.cluster.pod(&primary).await.unwrap().ip.unwrap();
         let mut rest = TcpStream::connect((ip, 8008)).await.unwrap();
-        let request = format!("PATCH /config HTTP/1.1\r\nHost: {ip}\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{json}", json.len());
+        let request = format!(
+            "PATCH /config HTTP/1.1\r\nHost: {ip}\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{json}",
+            json.len()
+        );
         rest.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
         rest.read_to_string(&mut answer).await.unwrap();
@@ -93,7 +101,11 @@ impl Stage {
             http.write_all(b"GET /metrics HTTP/1.1\r\nHost: pgmoor\r\nConnection: close\r\n\r\n").await.unwrap();
             let mut text = String::new();
             http.read_to_string(&mut text).await.unwrap();
-            sum += text.lines().filter(|line| line.starts_with(prefix)).filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum::<f64>();
+            sum += text
+                .lines()
+                .filter(|line| line.starts_with(prefix))
+                .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+                .sum::<f64>();
         }
         sum
     }

@@ -226,7 +226,7 @@ fn check_metrics(moor: &Moor) {
     assert_eq!(moor.metric(r#"pgmoor_timeline{cluster="demo"}"#), 2.0);
     assert_eq!(moor.metric(r#"pgmoor_errors_total{code="pinned"}"#), 1.0);
     assert_eq!(moor.metric(r#"pgmoor_errors_total{code="commit_unknown"}"#), 4.0);
-    assert!(moor.metric(r#"pgmoor_errors_total{code="transaction_lost"}"#) >= 3.0);
+    assert!(moor.metric(r#"pgmoor_errors_total{code="transaction_lost"}"#) >= 5.0);
     assert_eq!(moor.metric(r#"pgmoor_pins_total{reason="temp_object"}"#), 1.0);
     assert!(moor.metric("pgmoor_hold_seconds_count") >= 4.0);
     assert_eq!(moor.status().unwrap()["clusters"][0]["writes"]["to"]["pod"], "b");

@@ -21,22 +21,11 @@ async fn children_die_with_a_killed_test() {
     }
     let mark = mark();
     let mut doomed = Command::new(std::env::current_exe().unwrap());
-    doomed
-        .args(["--exact", "children::children_die_with_a_killed_test"])
-        .env(DOOMED, &mark)
-        .kill_on_drop(true);
+    doomed.args(["--exact", "children::children_die_with_a_killed_test"]).env(DOOMED, &mark).kill_on_drop(true);
     let mut doomed = doomed.stdout(Stdio::null()).spawn().unwrap();
-    eventually("the sleepers to run", SOON, || async {
-        (running(&mark).len() >= 2).then_some(())
-    })
-    .await
-    .unwrap();
+    eventually("the sleepers to run", SOON, || async { (running(&mark).len() >= 2).then_some(()) }).await.unwrap();
     doomed.kill().await.unwrap();
-    eventually("the sleepers to be gone", SOON, || async {
-        running(&mark).is_empty().then_some(())
-    })
-    .await
-    .unwrap();
+    eventually("the sleepers to be gone", SOON, || async { running(&mark).is_empty().then_some(()) }).await.unwrap();
 }
 
 #[tokio::test]
@@ -46,36 +35,16 @@ async fn a_container_freezes_and_ends_with_all_it_forked() {
     }
     let mark = mark();
     let (folder, mut children) = sleepers(&mark);
-    eventually("the sleepers to run", SOON, || async {
-        (running(&mark).len() >= 2).then_some(())
-    })
-    .await
-    .unwrap();
+    eventually("the sleepers to run", SOON, || async { (running(&mark).len() >= 2).then_some(()) }).await.unwrap();
     let container = children.pop().unwrap();
-    assert_eq!(
-        container.family().len(),
-        2,
-        "the shell, and a sleeper in a session of its own"
-    );
+    assert_eq!(container.family().len(), 2, "the shell, and a sleeper in a session of its own");
     container.signal_all(Signal::Stop).unwrap();
-    let frozen = || async {
-        container
-            .family()
-            .iter()
-            .all(|pid| state(*pid) == Some('T'))
-            .then_some(())
-    };
-    eventually("the container to freeze", SOON, frozen)
-        .await
-        .unwrap();
+    let frozen = || async { container.family().iter().all(|pid| state(*pid) == Some('T')).then_some(()) };
+    eventually("the container to freeze", SOON, frozen).await.unwrap();
     container.kill().await.unwrap();
     assert_eq!(container.pid(), None);
     drop(children);
-    eventually("the sleepers to be gone", SOON, || async {
-        running(&mark).is_empty().then_some(())
-    })
-    .await
-    .unwrap();
+    eventually("the sleepers to be gone", SOON, || async { running(&mark).is_empty().then_some(()) }).await.unwrap();
     drop(folder);
 }
 
@@ -83,15 +52,10 @@ async fn a_container_freezes_and_ends_with_all_it_forked() {
 fn sleepers(mark: &str) -> (TempDir, Vec<Child>) {
     let folder = tempfile::tempdir().unwrap();
     let log = folder.path().join("log");
-    let plain = Program::new("plain", "sleep")
-        .arg(mark)
-        .start(&log)
-        .unwrap();
+    let plain = Program::new("plain", "sleep").arg(mark).start(&log).unwrap();
     let container = Program::new("container", "sh");
     let container = if is_root() {
-        container
-            .args(["-c", "setsid sleep \"$1\" & wait", "sh", mark])
-            .own_pids()
+        container.args(["-c", "setsid sleep \"$1\" & wait", "sh", mark]).own_pids()
     } else {
         container.args(["-c", "exec sleep \"$1\"", "sh", mark])
     };
@@ -107,22 +71,13 @@ fn mark() -> String {
 /// The processes `sleep MARK`.
 fn running(mark: &str) -> Vec<u32> {
     let line = format!("sleep\0{mark}\0");
-    let processes = fs::read_dir("/proc")
-        .unwrap()
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let processes = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
     processes
-        .filter(|pid| {
-            fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|found| found == line)
-        })
+        .filter(|pid| fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|found| found == line))
         .collect()
 }
 
 /// The letter of a process's state.
 fn state(pid: u32) -> Option<char> {
-    fs::read_to_string(format!("/proc/{pid}/stat"))
-        .ok()?
-        .rsplit_once(") ")?
-        .1
-        .chars()
-        .next()
+    fs::read_to_string(format!("/proc/{pid}/stat")).ok()?.rsplit_once(") ")?.1.chars().next()
 }

@@ -19,30 +19,18 @@ async fn a_relay_passes_stalls_and_drops_each_direction_by_itself() {
     relay.set_direction(Direction::FromTarget, Mode::Stall);
     assert_eq!(say(&mut stream, b"two").await, b"", "held");
     relay.set(Mode::Pass);
-    assert_eq!(
-        hear(&mut stream).await,
-        b"two",
-        "nothing is lost by a stall"
-    );
+    assert_eq!(hear(&mut stream).await, b"two", "nothing is lost by a stall");
     relay.set_direction(Direction::ToTarget, Mode::Drop);
     assert_eq!(say(&mut stream, b"three").await, b"", "gone");
     relay.set(Mode::Pass);
-    assert_eq!(
-        say(&mut stream, b"four").await,
-        b"four",
-        "the connection lived on, the lost bytes stay lost"
-    );
+    assert_eq!(say(&mut stream, b"four").await, b"four", "the connection lived on, the lost bytes stay lost");
     relay.set(Mode::Stall);
     let mut late = TcpStream::connect(relay.address()).await.unwrap();
     assert_eq!(say(&mut late, b"late").await, b"", "accepted and held");
     relay.set(Mode::Pass);
     assert_eq!(hear(&mut late).await, b"late");
     late.shutdown().await.unwrap();
-    assert_eq!(
-        late.read(&mut [0]).await.unwrap(),
-        0,
-        "an end of stream goes through, in good order"
-    );
+    assert_eq!(late.read(&mut [0]).await.unwrap(), 0, "an end of stream goes through, in good order");
 }
 
 #[tokio::test]
@@ -54,16 +42,8 @@ async fn a_relay_cuts_refuses_resets_and_retargets() {
     relay.set(Mode::Cut);
     let reset = stream.read(&mut [0]).await.unwrap_err();
     assert_eq!(reset.kind(), ErrorKind::ConnectionReset);
-    let refused = || async {
-        TcpStream::connect(relay.address())
-            .await
-            .err()
-            .map(|error| error.kind())
-    };
-    assert_eq!(
-        eventually("a refusal", SOON, refused).await.unwrap(),
-        ErrorKind::ConnectionRefused
-    );
+    let refused = || async { TcpStream::connect(relay.address()).await.err().map(|error| error.kind()) };
+    assert_eq!(eventually("a refusal", SOON, refused).await.unwrap(), ErrorKind::ConnectionRefused);
     relay.set(Mode::Pass);
     let taken = || async { TcpStream::connect(relay.address()).await.ok() };
     let mut stream = eventually("to be taken again", SOON, taken).await.unwrap();
@@ -71,22 +51,13 @@ async fn a_relay_cuts_refuses_resets_and_retargets() {
 
     let nobody = free_port(Ipv4Addr::LOCALHOST).unwrap();
     relay.retarget(nobody);
-    assert_eq!(
-        say(&mut stream, b"three").await,
-        b"three",
-        "who is connected stays where it is"
-    );
+    assert_eq!(say(&mut stream, b"three").await, b"three", "who is connected stays where it is");
     relay.reset();
     assert!(stream.read(&mut [0]).await.is_err(), "until a reset");
     let mut stream = TcpStream::connect(relay.address()).await.unwrap();
-    assert!(
-        stream.read(&mut [0]).await.is_err(),
-        "a target that refuses shows as a reset"
-    );
+    assert!(stream.read(&mut [0]).await.is_err(), "a target that refuses shows as a reset");
     let gone = || async { (relay.connections() == 0).then_some(()) };
-    eventually("every connection to be counted out", SOON, gone)
-        .await
-        .unwrap();
+    eventually("every connection to be counted out", SOON, gone).await.unwrap();
 }
 
 /// A server that says again what it hears.
@@ -112,11 +83,10 @@ async fn say(stream: &mut TcpStream, words: &[u8]) -> Vec<u8> {
 /// What comes within a while that is long for a loopback; empty when nothing does.
 async fn hear(stream: &mut TcpStream) -> Vec<u8> {
     let mut heard = vec![0; 64];
-    let count =
-        match tokio::time::timeout(Duration::from_millis(300), stream.read(&mut heard)).await {
-            Ok(count) => count.unwrap(),
-            Err(_) => 0,
-        };
+    let count = match tokio::time::timeout(Duration::from_millis(300), stream.read(&mut heard)).await {
+        Ok(count) => count.unwrap(),
+        Err(_) => 0,
+    };
     heard.truncate(count);
     heard
 }

@@ -121,7 +121,8 @@ impl Pair {
 
     /// Waits until the standby has replayed everything the primary has written.
     pub(crate) fn caught_up(&self) {
-        let end = psql(self.a, "select pg_current_wal_insert_lsn()");
+        // What is inserted and not flushed (a pruned page, say) is no commit, and may not be sent for a long while.
+        let end = psql(self.a, "select pg_current_wal_flush_lsn()");
         until("the standby to catch up", || {
             (psql(self.b, &format!("select pg_last_wal_replay_lsn() >= '{end}'")) == "t").then_some(())
         });

@@ -6,9 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pgmoor::ids::{ClusterName, Epoch, PodId, PodName, SystemId, Timeline};
-use pgmoor::topology::evidence::{
-    Event, LeaderSighting, PodSighting, ProbeFailure, ProbeReport, RoleHint, Suspicion,
-};
+use pgmoor::topology::evidence::{Event, LeaderSighting, PodSighting, ProbeFailure, ProbeReport, RoleHint, Suspicion};
 use pgmoor::topology::routing::{Primary, Role, RoutingTable};
 use pgmoor::topology::{Command, Settings, Topology};
 use proptest::prelude::*;
@@ -24,14 +22,7 @@ enum Step {
     Relisted(Vec<(u32, Sight)>),
     Leader(Option<LeaderSighting>),
     Watch(bool),
-    Answered {
-        pod: u32,
-        second: bool,
-        standby: bool,
-        rank: u32,
-        stranger: bool,
-        age_ms: u64,
-    },
+    Answered { pod: u32, second: bool, standby: bool, rank: u32, stranger: bool, age_ms: u64 },
     Failed(u32, bool, ProbeFailure),
     Doubted(u32, bool),
     Drain(u32, bool),
@@ -72,20 +63,8 @@ fn sight(world: World) -> impl Strategy<Value = Sight> {
         World { labels: false, .. } => vec![RoleHint::Unknown],
     };
     let often = |percent: f64| prop::bool::weighted(percent);
-    (
-        often(0.2),
-        prop::sample::select(labels),
-        often(0.8),
-        often(0.1),
-        often(0.95),
-    )
-        .prop_map(|(second, label, ready, leaving, addressed)| Sight {
-            second,
-            label,
-            ready,
-            leaving,
-            addressed,
-        })
+    (often(0.2), prop::sample::select(labels), often(0.8), often(0.1), often(0.95))
+        .prop_map(|(second, label, ready, leaving, addressed)| Sight { second, label, ready, leaving, addressed })
 }
 
 /// One event about one pod.
@@ -149,9 +128,7 @@ fn sighting(pod: u32, sight: &Sight) -> PodSighting {
     let port = 5432 + u16::try_from(pod).unwrap();
     PodSighting {
         id: id(pod, sight.second),
-        address: sight
-            .addressed
-            .then(|| SocketAddr::from(([10, 0, 0, 1], port))),
+        address: sight.addressed.then(|| SocketAddr::from(([10, 0, 0, 1], port))),
         label: sight.label,
         ready: sight.ready,
         leaving: sight.leaving,
@@ -176,10 +153,7 @@ struct Witness {
 impl Witness {
     fn new(world: World) -> Self {
         let start = Instant::now();
-        let settings = Settings {
-            lag_limit: Some(Duration::from_secs(1)),
-            ..Settings::default()
-        };
+        let settings = Settings { lag_limit: Some(Duration::from_secs(1)), ..Settings::default() };
         let machine = Topology::new(ClusterName::new("c"), settings, start);
         let table = Arc::clone(machine.table());
         Self {
@@ -197,34 +171,14 @@ impl Witness {
         match step {
             Step::Seen(pod, sight) => Event::PodSeen(sighting(*pod, sight)),
             Step::Gone(pod, second) => Event::PodGone(id(*pod, *second)),
-            Step::Relisted(pods) => Event::Relisted(
-                pods.iter()
-                    .map(|(pod, sight)| sighting(*pod, sight))
-                    .collect(),
-            ),
-            Step::Leader(leader) => {
-                Event::LeaderSeen(leader.clone().unwrap_or(LeaderSighting::Nobody))
-            }
+            Step::Relisted(pods) => Event::Relisted(pods.iter().map(|(pod, sight)| sighting(*pod, sight)).collect()),
+            Step::Leader(leader) => Event::LeaderSeen(leader.clone().unwrap_or(LeaderSighting::Nobody)),
             Step::Watch(true) => Event::WatchLost,
             Step::Watch(false) => Event::WatchRestored,
-            Step::Answered {
-                pod,
-                second,
-                standby,
-                rank,
-                stranger,
-                age_ms,
-            } => {
+            Step::Answered { pod, second, standby, rank, stranger, age_ms } => {
                 // In a tame world no two pods ever write the same timeline, as no two promotions start the same.
-                let timeline = if self.world_is_wild {
-                    *rank
-                } else {
-                    rank * PODS + pod
-                };
-                let asked_at = self
-                    .now
-                    .checked_sub(Duration::from_millis(*age_ms))
-                    .unwrap_or(self.start);
+                let timeline = if self.world_is_wild { *rank } else { rank * PODS + pod };
+                let asked_at = self.now.checked_sub(Duration::from_millis(*age_ms)).unwrap_or(self.start);
                 let report = ProbeReport {
                     in_recovery: *standby,
                     system_id: SystemId(if *stranger { 9 } else { 7 }),
@@ -233,23 +187,11 @@ impl Witness {
                     lag: standby.then_some(Duration::ZERO),
                     asked_at: asked_at.max(self.start),
                 };
-                Event::Probed {
-                    pod: id(*pod, *second),
-                    outcome: Ok(report),
-                }
+                Event::Probed { pod: id(*pod, *second), outcome: Ok(report) }
             }
-            Step::Failed(pod, second, why) => Event::Probed {
-                pod: id(*pod, *second),
-                outcome: Err(*why),
-            },
-            Step::Doubted(pod, second) => Event::Doubted {
-                pod: id(*pod, *second),
-                suspicion: Suspicion::Vanished,
-            },
-            Step::Drain(pod, on) => Event::Drain {
-                pod: name(*pod),
-                on: *on,
-            },
+            Step::Failed(pod, second, why) => Event::Probed { pod: id(*pod, *second), outcome: Err(*why) },
+            Step::Doubted(pod, second) => Event::Doubted { pod: id(*pod, *second), suspicion: Suspicion::Vanished },
+            Step::Drain(pod, on) => Event::Drain { pod: name(*pod), on: *on },
             Step::Tick => Event::Tick,
         }
     }
@@ -273,54 +215,25 @@ impl Witness {
                 Command::Probe { pod, address } => self.check_probe(pod, address),
             }
         }
-        assert_eq!(
-            self.table,
-            *self.machine.table(),
-            "what is current was published"
-        );
+        assert_eq!(self.table, *self.machine.table(), "what is current was published");
         self.check_table();
-        self.in_flight
-            .retain(|pod, _| self.table.route(pod).is_some());
+        self.in_flight.retain(|pod, _| self.table.route(pod).is_some());
         let timeout = self.machine.poll_timeout();
-        assert!(
-            timeout.is_none_or(|at| at > self.now),
-            "a drained machine is not due: it would spin"
-        );
-        let asks = self
-            .table
-            .pods
-            .values()
-            .any(|route| route.address.is_some());
-        assert!(
-            timeout.is_some() || !asks,
-            "it wakes while there is anybody to ask"
-        );
+        assert!(timeout.is_none_or(|at| at > self.now), "a drained machine is not due: it would spin");
+        let asks = self.table.pods.values().any(|route| route.address.is_some());
+        assert!(timeout.is_some() || !asks, "it wakes while there is anybody to ask");
     }
 
     fn check_succession(&self, table: &RoutingTable) {
         let old = &*self.table;
         assert_eq!(table.epoch, Epoch(old.epoch.0 + 1));
-        assert_ne!(
-            RoutingTable {
-                epoch: old.epoch,
-                ..table.clone()
-            },
-            *old,
-            "a new table differs"
-        );
-        assert!(
-            table.floor >= old.floor,
-            "the floor never goes back: {table:?}"
-        );
+        assert_ne!(RoutingTable { epoch: old.epoch, ..table.clone() }, *old, "a new table differs");
+        assert!(table.floor >= old.floor, "the floor never goes back: {table:?}");
     }
 
     fn check_probe(&mut self, pod: PodId, address: SocketAddr) {
         let route = self.machine.table().route(&pod);
-        assert_eq!(
-            route.and_then(|route| route.address),
-            Some(address),
-            "{pod} is asked where it is"
-        );
+        assert_eq!(route.and_then(|route| route.address), Some(address), "{pod} is asked where it is");
         let forgotten = Settings::default().probe_deadline * 2;
         if let Some(sent) = self.in_flight.insert(pod.clone(), self.now) {
             assert!(self.now >= sent + forgotten, "{pod} is asked twice at once");
@@ -329,34 +242,17 @@ impl Witness {
 
     fn check_table(&mut self) {
         let table = Arc::clone(&self.table);
-        let primaries: Vec<_> = table
-            .pods
-            .values()
-            .filter(|route| route.role == Role::Primary)
-            .collect();
+        let primaries: Vec<_> = table.pods.values().filter(|route| route.role == Role::Primary).collect();
         match &table.primary {
             Primary::Nobody(_) => assert!(primaries.is_empty(), "{table:?}"),
             Primary::Proven { pod, timeline } => {
-                assert_eq!(
-                    primaries.iter().map(|route| &route.id).collect::<Vec<_>>(),
-                    [pod]
-                );
-                assert_eq!(
-                    *timeline, table.floor,
-                    "the primary writes the highest timeline ever proven"
-                );
+                assert_eq!(primaries.iter().map(|route| &route.id).collect::<Vec<_>>(), [pod]);
+                assert_eq!(*timeline, table.floor, "the primary writes the highest timeline ever proven");
                 let fence = self.superseded.get(pod);
-                assert!(
-                    fence.is_none_or(|fence| timeline > fence),
-                    "{pod} was superseded: {table:?}"
-                );
+                assert!(fence.is_none_or(|fence| timeline > fence), "{pod} was superseded: {table:?}");
             }
         }
-        for route in table
-            .pods
-            .values()
-            .filter(|route| route.role == Role::Superseded)
-        {
+        for route in table.pods.values().filter(|route| route.role == Role::Superseded) {
             self.superseded.insert(route.id.clone(), table.floor);
         }
         // A uid that was deleted does not come back in Kubernetes; here it may, and starts from nothing.
@@ -374,10 +270,7 @@ fn check(world: World, history: &[(u64, Step)]) -> Witness {
 
 /// The table without its number.
 fn facts(witness: &Witness) -> RoutingTable {
-    RoutingTable {
-        epoch: Epoch(0),
-        ..(*witness.table).clone()
-    }
+    RoutingTable { epoch: Epoch(0), ..(*witness.table).clone() }
 }
 
 proptest! {

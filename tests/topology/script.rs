@@ -24,9 +24,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use pgmoor::ids::{ClusterName, PodId, PodName, SystemId, Timeline, Zone};
-use pgmoor::topology::evidence::{
-    Event, LeaderSighting, PodSighting, ProbeFailure, ProbeReport, RoleHint, Suspicion,
-};
+use pgmoor::topology::evidence::{Event, LeaderSighting, PodSighting, ProbeFailure, ProbeReport, RoleHint, Suspicion};
 use pgmoor::topology::routing::{Primary, Role, RoutingTable};
 use pgmoor::topology::{Command, Settings, Topology};
 
@@ -39,21 +37,15 @@ pub(crate) fn run(script: &str) -> String {
     for line in script.lines() {
         if let Some(words) = line.strip_prefix("settings ") {
             assert!(machine.is_none(), "settings come first: {line}");
-            words
-                .split_whitespace()
-                .for_each(|word| set(&mut settings, word));
+            words.split_whitespace().for_each(|word| set(&mut settings, word));
         }
         if line.starts_with("  ") {
             continue;
         }
         writeln!(out, "{line}").unwrap();
         if let Some(input) = line.strip_prefix("> ") {
-            let machine = machine.get_or_insert_with(|| {
-                Topology::new(ClusterName::new("c"), settings.clone(), start)
-            });
-            let (at, words) = input
-                .split_once(' ')
-                .unwrap_or_else(|| panic!("an event is wanted: {line}"));
+            let machine = machine.get_or_insert_with(|| Topology::new(ClusterName::new("c"), settings.clone(), start));
+            let (at, words) = input.split_once(' ').unwrap_or_else(|| panic!("an event is wanted: {line}"));
             step(machine, start, duration(at), words, &mut out);
         }
     }
@@ -77,9 +69,7 @@ fn drain(machine: &mut Topology, when: &str, out: &mut String) {
     while let Some(command) = machine.poll() {
         match command {
             Command::Publish(table) => write_table(&table, when, out),
-            Command::Probe { pod, address } => {
-                writeln!(out, "  {when}probe {pod} at {address}").unwrap()
-            }
+            Command::Probe { pod, address } => writeln!(out, "  {when}probe {pod} at {address}").unwrap(),
         }
     }
 }
@@ -90,27 +80,17 @@ fn write_table(table: &RoutingTable, when: &str, out: &mut String) {
         Primary::Nobody(vacancy) => format!("no primary, {}", vacancy.as_str()),
     };
     let stale = if table.stale { ", stale" } else { "" };
-    writeln!(
-        out,
-        "  {when}table {}: {primary}, floor {}{stale}",
-        table.epoch, table.floor
-    )
-    .unwrap();
+    writeln!(out, "  {when}table {}: {primary}, floor {}{stale}", table.epoch, table.floor).unwrap();
     for route in table.pods.values() {
         let mut line = format!("    {} {}", route.id, route.role.as_str());
         if let Role::Replica { fit, lag, replayed } = route.role {
             line.push_str(if fit { ", fit" } else { ", unfit" });
-            lag.iter()
-                .for_each(|lag| write!(line, ", lag {lag:?}").unwrap());
-            replayed
-                .iter()
-                .for_each(|lsn| write!(line, ", at {lsn}").unwrap());
+            lag.iter().for_each(|lag| write!(line, ", lag {lag:?}").unwrap());
+            replayed.iter().for_each(|lsn| write!(line, ", at {lsn}").unwrap());
         }
-        for (is, what) in [
-            (route.draining, ", draining"),
-            (!route.ready, ", not ready"),
-            (route.address.is_none(), ", no address"),
-        ] {
+        for (is, what) in
+            [(route.draining, ", draining"), (!route.ready, ", not ready"), (route.address.is_none(), ", no address")]
+        {
             line.push_str(if is { what } else { "" });
         }
         writeln!(out, "{line}").unwrap();
@@ -118,10 +98,7 @@ fn write_table(table: &RoutingTable, when: &str, out: &mut String) {
 }
 
 fn set(settings: &mut Settings, word: &str) {
-    match word
-        .split_once('=')
-        .unwrap_or_else(|| panic!("key=value is wanted: {word}"))
-    {
+    match word.split_once('=').unwrap_or_else(|| panic!("key=value is wanted: {word}")) {
         ("lag_limit", value) => settings.lag_limit = Some(duration(value)),
         ("failures", value) => settings.failures_to_doubt = value.parse().unwrap(),
         ("hunt_limit", value) => settings.hunt_limit = duration(value),
@@ -133,11 +110,7 @@ fn set(settings: &mut Settings, word: &str) {
 fn duration(text: &str) -> Duration {
     let parsed = match text.strip_suffix("ms") {
         Some(millis) => millis.parse().map(Duration::from_millis),
-        None => text
-            .strip_suffix('s')
-            .unwrap_or("")
-            .parse()
-            .map(Duration::from_secs),
+        None => text.strip_suffix('s').unwrap_or("").parse().map(Duration::from_secs),
     };
     parsed.unwrap_or_else(|_| panic!("not a duration (5ms, 2s): {text:?}"))
 }
@@ -154,34 +127,19 @@ fn event(start: Instant, at: Duration, text: &str) -> Event {
         ["relist", pods @ ..] => Event::Relisted(pods.iter().map(|pod| sighting(pod)).collect()),
         ["seen", pod] => Event::PodSeen(sighting(pod)),
         ["gone", pod] => Event::PodGone(pod_id(pod)),
-        ["drain", pod, "on"] => Event::Drain {
-            pod: PodName::new(pod),
-            on: true,
-        },
-        ["drain", pod, "off"] => Event::Drain {
-            pod: PodName::new(pod),
-            on: false,
-        },
-        ["doubt", pod, what] => Event::Doubted {
-            pod: pod_id(pod),
-            suspicion: suspicion(what),
-        },
-        ["fail", pod, why] => Event::Probed {
-            pod: pod_id(pod),
-            outcome: Err(failure(why)),
-        },
-        ["answer", pod, role, rest @ ..] => Event::Probed {
-            pod: pod_id(pod),
-            outcome: Ok(report(start, at, role, rest)),
-        },
+        ["drain", pod, "on"] => Event::Drain { pod: PodName::new(pod), on: true },
+        ["drain", pod, "off"] => Event::Drain { pod: PodName::new(pod), on: false },
+        ["doubt", pod, what] => Event::Doubted { pod: pod_id(pod), suspicion: suspicion(what) },
+        ["fail", pod, why] => Event::Probed { pod: pod_id(pod), outcome: Err(failure(why)) },
+        ["answer", pod, role, rest @ ..] => {
+            Event::Probed { pod: pod_id(pod), outcome: Ok(report(start, at, role, rest)) }
+        }
         _ => panic!("not an event: {text}"),
     }
 }
 
 fn pod_id(text: &str) -> PodId {
-    let (name, uid) = text
-        .split_once('/')
-        .unwrap_or_else(|| panic!("name/uid is wanted: {text}"));
+    let (name, uid) = text.split_once('/').unwrap_or_else(|| panic!("name/uid is wanted: {text}"));
     PodId::new(name, uid)
 }
 
@@ -189,14 +147,7 @@ fn pod_id(text: &str) -> PodId {
 fn sighting(text: &str) -> PodSighting {
     let mut words = text.splitn(2, ':');
     let id = pod_id(words.next().unwrap_or_default());
-    let ordinal: u8 = id
-        .name
-        .as_str()
-        .rsplit('-')
-        .next()
-        .unwrap()
-        .parse()
-        .unwrap();
+    let ordinal: u8 = id.name.as_str().rsplit('-').next().unwrap().parse().unwrap();
     let mut seen = PodSighting {
         id,
         address: Some(SocketAddr::from(([10, 0, 0, ordinal + 1], 5432))),
@@ -205,12 +156,7 @@ fn sighting(text: &str) -> PodSighting {
         leaving: false,
         zone: None,
     };
-    for flag in words
-        .next()
-        .unwrap_or_default()
-        .split(',')
-        .filter(|flag| !flag.is_empty())
-    {
+    for flag in words.next().unwrap_or_default().split(',').filter(|flag| !flag.is_empty()) {
         match flag.split_once('=') {
             None if flag == "primary" => seen.label = RoleHint::Primary,
             None if flag == "replica" => seen.label = RoleHint::Replica,
@@ -239,10 +185,7 @@ fn report(start: Instant, at: Duration, role: &str, rest: &[&str]) -> ProbeRepor
         asked_at: start + at,
     };
     for word in rest {
-        match word
-            .split_once('=')
-            .unwrap_or_else(|| panic!("key=value is wanted: {word}"))
-        {
+        match word.split_once('=').unwrap_or_else(|| panic!("key=value is wanted: {word}")) {
             ("tl", value) => report.timeline = Some(Timeline(value.parse().unwrap())),
             ("lsn", value) => report.lsn = Some(value.parse().unwrap()),
             ("lag", "-") => report.lag = None,
@@ -269,13 +212,8 @@ fn failure(text: &str) -> ProbeFailure {
 }
 
 fn suspicion(text: &str) -> Suspicion {
-    [
-        Suspicion::ReadOnly,
-        Suspicion::ShuttingDown,
-        Suspicion::ConnectFailed,
-        Suspicion::Vanished,
-    ]
-    .into_iter()
-    .find(|suspicion| suspicion.as_str() == text)
-    .unwrap_or_else(|| panic!("not a suspicion: {text}"))
+    [Suspicion::ReadOnly, Suspicion::ShuttingDown, Suspicion::ConnectFailed, Suspicion::Vanished]
+        .into_iter()
+        .find(|suspicion| suspicion.as_str() == text)
+        .unwrap_or_else(|| panic!("not a suspicion: {text}"))
 }

@@ -8,7 +8,7 @@ const UNKNOWN: Word = Word::Error(CommitUnknown);
 const LOST: Word = Word::Error(TransactionLost);
 
 /// A session in this status, with these simple queries in flight, of which so many CommandCompletes came for the first.
-fn lose(status: TxStatus, queries: &[&str], tags: &[&str], read_only: bool) -> Vec<(Word, TxStatus)> {
+fn lose(status: TxStatus, queries: &[&str], tags: &[&str]) -> Vec<(Word, TxStatus)> {
     let (mut pipeline, mut state) = (Pipeline::default(), State::new(1 << 16));
     if status != TxStatus::Idle {
         pipeline.query(script::read(b"BEGIN", false));
@@ -30,7 +30,7 @@ fn lose(status: TxStatus, queries: &[&str], tags: &[&str], read_only: bool) -> V
         };
         assert_eq!(note, Note::Plain);
     }
-    let wreck = pipeline.lose(read_only, &mut state);
+    let wreck = pipeline.lose(&mut state);
     assert_eq!(wreck.open, None);
     wreck.answers.iter().map(|answer| (answer.word, answer.status)).collect()
 }
@@ -70,31 +70,23 @@ fn one_request_in_flight() {
         (Failed, "COMMIT", &[], LOST, Idle),
     ];
     for (status, query, tags, word, after) in table {
-        assert_eq!(lose(status, &[query], tags, false), [(word, after)], "{status:?} {query} {tags:?}");
+        assert_eq!(lose(status, &[query], tags), [(word, after)], "{status:?} {query} {tags:?}");
     }
 }
 
 #[test]
 fn a_commit_behind_makes_what_is_before_it_unknown() {
     use TxStatus::{Failed, Idle, InTransaction};
-    assert_eq!(lose(InTransaction, &["INSERT", "COMMIT"], &[], false), [(UNKNOWN, Failed), (UNKNOWN, Idle)]);
-    assert_eq!(
-        lose(Idle, &["BEGIN", "INSERT", "COMMIT"], &[], false).iter().filter(|(word, _)| *word == UNKNOWN).count(),
-        3
-    );
-    assert_eq!(lose(InTransaction, &["INSERT", "ROLLBACK"], &[], false), [(LOST, Failed), (Word::RolledBack, Idle)]);
-}
-
-#[test]
-fn a_replica_wrote_nothing() {
-    assert_eq!(lose(TxStatus::Idle, &["SELECT 1"], &[], true), [(LOST, TxStatus::Idle)]);
+    assert_eq!(lose(InTransaction, &["INSERT", "COMMIT"], &[]), [(UNKNOWN, Failed), (UNKNOWN, Idle)]);
+    assert_eq!(lose(Idle, &["BEGIN", "INSERT", "COMMIT"], &[]).iter().filter(|(word, _)| *word == UNKNOWN).count(), 3);
+    assert_eq!(lose(InTransaction, &["INSERT", "ROLLBACK"], &[]), [(LOST, Failed), (Word::RolledBack, Idle)]);
 }
 
 #[test]
 fn a_silent_transaction_is_told_later() {
     let (mut pipeline, mut state) = (Pipeline::default(), State::new(1 << 16));
     pipeline.settle(TxStatus::InTransaction);
-    let wreck = pipeline.lose(false, &mut state);
+    let wreck = pipeline.lose(&mut state);
     assert_eq!(wreck, Wreck { answers: Vec::new(), open: None, after: Aftermath::Untold });
     assert_eq!(pipeline.status(), TxStatus::Failed);
 }
@@ -108,5 +100,5 @@ fn sql_execute_of_a_protocol_level_commit_may_commit() {
     pipeline.ready(TxStatus::Idle, &mut state);
     pipeline.settle(TxStatus::InTransaction);
     pipeline.query(script::read(b"EXECUTE c", false));
-    assert_eq!(pipeline.lose(false, &mut state).answers[0].word, UNKNOWN);
+    assert_eq!(pipeline.lose(&mut state).answers[0].word, UNKNOWN);
 }

@@ -340,7 +340,7 @@ proptest! {
         let before = pipeline.status();
         let quiet = pipeline.is_quiet();
 
-        let wreck = pipeline.lose(false, &mut state);
+        let wreck = pipeline.lose(&mut state);
 
         prop_assert_eq!(wreck.answers.len(), owed, "one answer for each unit");
         if open.is_empty() {
@@ -382,7 +382,7 @@ fn a_unit_that_was_answered_and_not_synced_is_not_idle() {
     }
     assert_eq!(pipeline.depth(), 0);
     assert!(!pipeline.is_idle(), "its implicit transaction is open until Sync");
-    let wreck = pipeline.lose(false, &mut state);
+    let wreck = pipeline.lose(&mut state);
     assert_eq!(wreck.open.map(|answer| answer.word), Some(Word::Error(Code::CommitUnknown)));
 }
 
@@ -393,7 +393,7 @@ fn a_statement_prepared_and_flushed_goes_on_elsewhere() {
     send(&mut pipeline, &state, &Msg::Describe);
     hear(&mut pipeline, &mut state, Reply::Parsed);
     hear(&mut pipeline, &mut state, Reply::Described);
-    let wreck = pipeline.lose(false, &mut state);
+    let wreck = pipeline.lose(&mut state);
     assert_eq!((wreck.answers.len(), wreck.open, wreck.after), (0, None, Aftermath::Clean));
     assert!(state.prepared().contains_key(b"s".as_slice()));
 }
@@ -435,5 +435,5 @@ fn copy_ends_that_nobody_asked_for_take_no_room() {
         pipeline.copy_end();
     }
     assert!(pipeline.depth() <= 2);
-    assert_eq!(pipeline.lose(false, &mut state).answers.len(), 1);
+    assert_eq!(pipeline.lose(&mut state).answers.len(), 1);
 }

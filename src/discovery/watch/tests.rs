@@ -14,10 +14,7 @@ mod api;
 use api::{Api as Server, Reply, Request};
 
 /// Long enough for a busy machine, short enough for a test.
-const PATIENCE: Patience = Patience {
-    answer: Duration::from_secs(2),
-    silence: Duration::from_secs(1),
-};
+const PATIENCE: Patience = Patience { answer: Duration::from_secs(2), silence: Duration::from_secs(1) };
 
 fn object(name: &str, version: &str) -> String {
     format!(
@@ -63,11 +60,7 @@ impl Bench {
     async fn new(lists: Vec<Reply>, watches: Vec<Reply>) -> Self {
         let (mut lists, mut watches) = (VecDeque::from(lists), VecDeque::from(watches));
         let server = Server::start(move |request: &Request| {
-            let queue = if request.is_watch() {
-                &mut watches
-            } else {
-                &mut lists
-            };
+            let queue = if request.is_watch() { &mut watches } else { &mut lists };
             queue.pop_front().unwrap_or_else(|| Reply::Hold(vec![]))
         })
         .await;
@@ -86,26 +79,16 @@ impl Bench {
             patience: PATIENCE,
         };
         let task = tokio::spawn(watch.run());
-        Self {
-            server,
-            words,
-            task,
-        }
+        Self { server, words, task }
     }
 
     /// The next word, in one line.
     async fn next(&mut self) -> String {
         let deadline = Duration::from_secs(10);
-        let ((), word) = timeout(deadline, self.words.recv())
-            .await
-            .expect("a word in time")
-            .unwrap();
+        let ((), word) = timeout(deadline, self.words.recv()).await.expect("a word in time").unwrap();
         let name = |object: &DynamicObject| object.metadata.name.clone().unwrap();
         match word {
-            Word::Listed(objects) => format!(
-                "listed {}",
-                objects.iter().map(name).collect::<Vec<_>>().join(" ")
-            ),
+            Word::Listed(objects) => format!("listed {}", objects.iter().map(name).collect::<Vec<_>>().join(" ")),
             Word::Changed(object) => format!("changed {}", name(&object)),
             Word::Gone(object) => format!("gone {}", name(&object)),
             Word::Lost(Trouble::Denied(_)) => "denied".to_owned(),
@@ -131,12 +114,7 @@ impl Bench {
             Some(version) if request.is_watch() => format!("watch {version}"),
             _ => "list".to_owned(),
         };
-        self.server
-            .requests()
-            .into_iter()
-            .take(n)
-            .map(line)
-            .collect()
+        self.server.requests().into_iter().take(n).map(line).collect()
     }
 }
 
@@ -148,43 +126,20 @@ impl Drop for Bench {
 
 #[tokio::test]
 async fn a_watch_that_ends_goes_on_where_it_stopped() {
-    let first = vec![
-        event("ADDED", "b", "6"),
-        event("MODIFIED", "b", "7"),
-        event("DELETED", "a", "8"),
-        bookmark("11"),
-    ];
+    let first = vec![event("ADDED", "b", "6"), event("MODIFIED", "b", "7"), event("DELETED", "a", "8"), bookmark("11")];
     let second = vec![event("ADDED", "c", "12")];
-    let mut bench = Bench::new(
-        vec![list("5", &["a"])],
-        vec![Reply::Lines(first), Reply::Lines(second)],
-    )
-    .await;
-    bench
-        .expect(&["listed a", "changed b", "changed b", "gone a", "changed c"])
-        .await;
-    assert_eq!(
-        bench.requests(4).await,
-        ["list", "watch 5", "watch 11", "watch 12"]
-    );
+    let mut bench = Bench::new(vec![list("5", &["a"])], vec![Reply::Lines(first), Reply::Lines(second)]).await;
+    bench.expect(&["listed a", "changed b", "changed b", "gone a", "changed c"]).await;
+    assert_eq!(bench.requests(4).await, ["list", "watch 5", "watch 11", "watch 12"]);
     let first = &bench.server.requests()[1];
-    assert!(
-        first
-            .target
-            .starts_with("/api/v1/namespaces/db/configmaps?"),
-        "{}",
-        first.target
-    );
+    assert!(first.target.starts_with("/api/v1/namespaces/db/configmaps?"), "{}", first.target);
     assert_eq!(first.query("fieldSelector"), Some("metadata.name%3Da"));
     assert_eq!(first.query("timeoutSeconds"), Some("8"));
 }
 
 #[tokio::test]
 async fn an_expired_version_is_listed_again_without_a_loss() {
-    let gone = format!(
-        r#"{{"type":"ERROR","object":{}}}"#,
-        status(410, "Expired", 0)
-    );
+    let gone = format!(r#"{{"type":"ERROR","object":{}}}"#, status(410, "Expired", 0));
     let bench_lists = vec![list("5", &["a"]), list("50", &["a", "b"]), list("60", &[])];
     let watches = vec![
         Reply::Lines(vec![gone]),
@@ -192,34 +147,20 @@ async fn an_expired_version_is_listed_again_without_a_loss() {
         Reply::Json(410, status(410, "Gone", 0)),
     ];
     let mut bench = Bench::new(bench_lists, watches).await;
-    bench
-        .expect(&["listed a", "listed a b", "gone a", "listed "])
-        .await;
-    assert_eq!(
-        bench.requests(7).await,
-        [
-            "list", "watch 5", "list", "watch 50", "watch 51", "list", "watch 60"
-        ]
-    );
+    bench.expect(&["listed a", "listed a b", "gone a", "listed "]).await;
+    assert_eq!(bench.requests(7).await, ["list", "watch 5", "list", "watch 50", "watch 51", "list", "watch 60"]);
 }
 
 #[tokio::test]
 async fn a_version_that_expired_in_an_outage_prolongs_nothing() {
-    let gone = format!(
-        r#"{{"type":"ERROR","object":{}}}"#,
-        status(410, "Expired", 0)
-    );
+    let gone = format!(r#"{{"type":"ERROR","object":{}}}"#, status(410, "Expired", 0));
     let mut watches: Vec<_> = (0..5).map(|_| Reply::Cut).collect();
     watches.push(Reply::Lines(vec![gone]));
     let mut bench = Bench::new(vec![list("5", &["a"]), list("50", &["b"])], watches).await;
     bench.expect(&["listed a", "lost", "works"]).await;
     let back = Instant::now();
     bench.expect(&["listed b"]).await;
-    assert!(
-        back.elapsed() < Duration::from_secs(1),
-        "{:?}",
-        back.elapsed()
-    );
+    assert!(back.elapsed() < Duration::from_secs(1), "{:?}", back.elapsed());
 }
 
 #[tokio::test]
@@ -229,10 +170,7 @@ async fn a_busy_server_is_left_alone_for_as_long_as_it_asks() {
     bench.expect(&["lost", "listed a", "works"]).await;
     let requests = bench.server.requests();
     for pair in requests[..3].windows(2) {
-        assert!(
-            pair[1].at - pair[0].at >= Duration::from_secs(1),
-            "{requests:?}"
-        );
+        assert!(pair[1].at - pair[0].at >= Duration::from_secs(1), "{requests:?}");
     }
 }
 
@@ -251,38 +189,17 @@ async fn garbage_is_answered_with_a_list() {
         list("70", &["c"]),
     ];
     let mut bench = Bench::new(lists, watches).await;
-    bench
-        .expect(&[
-            "listed a",
-            "listed ",
-            "changed b",
-            "listed ",
-            "changed b",
-            "lost",
-            "listed c",
-            "works",
-        ])
-        .await;
+    bench.expect(&["listed a", "listed ", "changed b", "listed ", "changed b", "lost", "listed c", "works"]).await;
 }
 
 #[tokio::test]
 async fn silence_is_noticed() {
-    let watches = vec![
-        Reply::Hold(vec![event("ADDED", "b", "6")]),
-        Reply::Silence,
-        Reply::Cut,
-        Reply::Hold(vec![]),
-    ];
+    let watches = vec![Reply::Hold(vec![event("ADDED", "b", "6")]), Reply::Silence, Reply::Cut, Reply::Hold(vec![])];
     let mut bench = Bench::new(vec![list("5", &["a"])], watches).await;
     let start = Instant::now();
-    bench
-        .expect(&["listed a", "changed b", "lost", "works"])
-        .await;
+    bench.expect(&["listed a", "changed b", "lost", "works"]).await;
     assert!(start.elapsed() >= PATIENCE.silence + PATIENCE.answer);
-    assert_eq!(
-        bench.requests(5).await,
-        ["list", "watch 5", "watch 6", "watch 6", "watch 6"]
-    );
+    assert_eq!(bench.requests(5).await, ["list", "watch 5", "watch 6", "watch 6", "watch 6"]);
 }
 
 #[tokio::test]
@@ -298,8 +215,5 @@ async fn watches_that_end_at_once_do_not_spin() {
     bench.expect(&["listed a"]).await;
     bench.requests(4).await;
     let requests = bench.server.requests();
-    assert!(
-        requests[3].at - requests[1].at >= 2 * SPACING - Duration::from_millis(50),
-        "{requests:?}"
-    );
+    assert!(requests[3].at - requests[1].at >= 2 * SPACING - Duration::from_millis(50), "{requests:?}");
 }

@@ -114,10 +114,7 @@ impl Route {
 
     fn or_absent(&self) -> Choice {
         match self.address {
-            Some(address) => Choice::To {
-                pod: self.id.clone(),
-                address,
-            },
+            Some(address) => Choice::To { pod: self.id.clone(), address },
             None => Choice::Wait(WaitReason::PodAbsent),
         }
     }
@@ -126,13 +123,7 @@ impl Route {
 impl RoutingTable {
     /// Chooses a pod for a need. `zone` is this pgmoor's own zone; `load` counts the sessions already on a pod;
     /// `dice` is any random number, so that the choice itself stays pure.
-    pub fn choose(
-        &self,
-        need: &Need,
-        zone: Option<&Zone>,
-        load: impl Fn(&PodId) -> usize,
-        dice: u64,
-    ) -> Choice {
+    pub fn choose(&self, need: &Need, zone: Option<&Zone>, load: impl Fn(&PodId) -> usize, dice: u64) -> Choice {
         match need {
             Need::Write => self.choose_primary(),
             Need::Read { or_primary } => match self.choose_replica(zone, load, dice) {
@@ -157,29 +148,13 @@ impl RoutingTable {
 
     /// The less loaded of two random ones, of this zone if it has any: as even as choosing the least loaded of all,
     /// without every pgmoor running to the same one.
-    fn choose_replica(
-        &self,
-        zone: Option<&Zone>,
-        load: impl Fn(&PodId) -> usize,
-        dice: u64,
-    ) -> Option<&Route> {
-        let all: Vec<&Route> = self
-            .pods
-            .values()
-            .filter(|route| route.takes_readers())
-            .collect();
-        let near: Vec<&Route> = all
-            .iter()
-            .copied()
-            .filter(|route| zone.is_some() && route.zone.as_ref() == zone)
-            .collect();
+    fn choose_replica(&self, zone: Option<&Zone>, load: impl Fn(&PodId) -> usize, dice: u64) -> Option<&Route> {
+        let all: Vec<&Route> = self.pods.values().filter(|route| route.takes_readers()).collect();
+        let near: Vec<&Route> =
+            all.iter().copied().filter(|route| zone.is_some() && route.zone.as_ref() == zone).collect();
         let candidates = if near.is_empty() { all } else { near };
         let one = *pick(&candidates, dice & 0xFFFF_FFFF)?;
-        let others: Vec<&Route> = candidates
-            .iter()
-            .copied()
-            .filter(|route| route.id != one.id)
-            .collect();
+        let others: Vec<&Route> = candidates.iter().copied().filter(|route| route.id != one.id).collect();
         match pick(&others, dice >> 32) {
             Some(other) if load(&other.id) < load(&one.id) => Some(other),
             Some(_) | None => Some(one),
@@ -230,16 +205,9 @@ impl RoutingTable {
             return Standing::Leave(LeaveReason::Gone);
         };
         let leave_if = |better: bool, why| {
-            if better {
-                Standing::Leave(why)
-            } else {
-                Standing::Good
-            }
+            if better { Standing::Leave(why) } else { Standing::Good }
         };
-        let other_replica = self
-            .pods
-            .values()
-            .any(|other| other.id != *pod && other.takes_readers());
+        let other_replica = self.pods.values().any(|other| other.id != *pod && other.takes_readers());
         let elsewhere = other_replica || (or_primary && self.takes_writers());
         match route.role {
             Role::Replica { .. } if route.takes_readers() => Standing::Good,

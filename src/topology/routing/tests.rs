@@ -6,11 +6,7 @@ use super::*;
 fn route(text: &str) -> Route {
     let mut words = text.split_whitespace();
     let name = words.next().unwrap();
-    let replica = |fit| Role::Replica {
-        fit,
-        lag: None,
-        replayed: None,
-    };
+    let replica = |fit| Role::Replica { fit, lag: None, replayed: None };
     let role = match words.next().unwrap() {
         "primary" => Role::Primary,
         "fit" => replica(true),
@@ -26,10 +22,7 @@ fn route(text: &str) -> Route {
         role,
         draining: rest.contains(&"draining"),
         ready: true,
-        zone: rest
-            .iter()
-            .find_map(|word| word.strip_prefix("zone="))
-            .map(Zone::new),
+        zone: rest.iter().find_map(|word| word.strip_prefix("zone=")).map(Zone::new),
     }
 }
 
@@ -41,16 +34,10 @@ fn table(text: &str) -> RoutingTable {
         cluster: ClusterName::new("c"),
         epoch: Epoch(1),
         primary: match proven {
-            Some(route) => Primary::Proven {
-                pod: route.id.clone(),
-                timeline: Timeline(5),
-            },
+            Some(route) => Primary::Proven { pod: route.id.clone(), timeline: Timeline(5) },
             None => Primary::Nobody(Vacancy::Unproven),
         },
-        pods: routes
-            .into_iter()
-            .map(|route| (route.id.name.clone(), route))
-            .collect(),
+        pods: routes.into_iter().map(|route| (route.id.name.clone(), route)).collect(),
         floor: Timeline(5),
         stale: false,
     }
@@ -96,11 +83,7 @@ fn choices() {
         ("a primary, b fit", "z", "pod_absent"),
         ("a primary, b fit", "a", "a"),
     ] {
-        assert_eq!(
-            chosen(&table(pods), &need(wanted), 0),
-            expected,
-            "{wanted} of {pods}"
-        );
+        assert_eq!(chosen(&table(pods), &need(wanted), 0), expected, "{wanted} of {pods}");
     }
 }
 
@@ -123,33 +106,13 @@ fn readers_go_to_the_less_loaded_of_two_in_their_zone() {
     for low in 0..6_u64 {
         for high in 0..6_u64 {
             let dice = high << 32 | low;
-            assert_eq!(
-                choose(Some("x"), dice),
-                "b",
-                "the only one of its zone, {dice:#x}"
-            );
-            assert_eq!(
-                choose(Some("y"), dice),
-                "d",
-                "the less loaded of its zone's two, {dice:#x}"
-            );
-            assert_ne!(
-                choose(None, dice),
-                "c",
-                "the most loaded never wins, {dice:#x}"
-            );
-            assert_ne!(
-                choose(Some("z"), dice),
-                "c",
-                "its zone has no fit one, so any zone, {dice:#x}"
-            );
+            assert_eq!(choose(Some("x"), dice), "b", "the only one of its zone, {dice:#x}");
+            assert_eq!(choose(Some("y"), dice), "d", "the less loaded of its zone's two, {dice:#x}");
+            assert_ne!(choose(None, dice), "c", "the most loaded never wins, {dice:#x}");
+            assert_ne!(choose(Some("z"), dice), "c", "its zone has no fit one, so any zone, {dice:#x}");
         }
     }
-    assert_eq!(
-        [choose(None, 1 << 32 | 1), choose(None, 1)],
-        ["d", "b"],
-        "the dice decide which two"
-    );
+    assert_eq!([choose(None, 1 << 32 | 1), choose(None, 1)], ["d", "b"], "the dice decide which two");
 }
 
 #[test]
@@ -167,12 +130,7 @@ fn standings() {
         ("a primary, b fit draining, c fit", "b", "read", "draining"),
         ("a primary, b fit draining", "b", "read", "good"),
         ("a primary, b fit draining", "b", "read-any", "draining"),
-        (
-            "a primary draining, b fit draining",
-            "b",
-            "read-any",
-            "good",
-        ),
+        ("a primary draining, b fit draining", "b", "read-any", "good"),
         ("a primary, b unfit, c fit", "b", "read", "unfit"),
         ("a primary, b unfit", "b", "read", "good"),
         ("a primary, b unfit", "b", "read-any", "unfit"),
@@ -203,14 +161,8 @@ fn another_incarnation_is_another_pod() {
     let table = table("a primary, b fit");
     let (former_a, former_b) = (PodId::new("a", "former"), PodId::new("b", "former"));
     assert_eq!(table.standing(&former_a, &Need::Write), Standing::Cut);
-    assert_eq!(
-        table.standing(&former_b, &need("read")),
-        Standing::Leave(LeaveReason::Gone)
-    );
-    assert_eq!(
-        table.standing(&former_b, &need("b")),
-        Standing::Leave(LeaveReason::Gone)
-    );
+    assert_eq!(table.standing(&former_b, &need("read")), Standing::Leave(LeaveReason::Gone));
+    assert_eq!(table.standing(&former_b, &need("b")), Standing::Leave(LeaveReason::Gone));
 }
 
 /// Wherever a session was sent, it stands well under the same table: no ping-pong.
@@ -229,11 +181,7 @@ fn who_was_sent_somewhere_stays_there() {
             for dice in [0, 1] {
                 if let Choice::To { pod, .. } = table.choose(&need(wanted), None, |_| 0, dice) {
                     let standing = table.standing(&pod, &need(wanted));
-                    assert_eq!(
-                        standing,
-                        Standing::Good,
-                        "{wanted} sent to {pod} by {table:?}"
-                    );
+                    assert_eq!(standing, Standing::Good, "{wanted} sent to {pod} by {table:?}");
                 }
             }
         }

@@ -63,9 +63,7 @@ impl<'a> Mechanisms<'a> {
 
     /// Their names.
     pub fn iter(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
-        self.0
-            .split(|&b| b == 0)
-            .take_while(|name| !name.is_empty())
+        self.0.split(|&b| b == 0).take_while(|name| !name.is_empty())
     }
 
     /// Whether `name` is offered.
@@ -87,9 +85,7 @@ pub struct BackendKeyData<'a> {
 /// Never shows the secret.
 impl std::fmt::Debug for BackendKeyData<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("BackendKeyData")
-            .field("process_id", &self.process_id)
-            .finish_non_exhaustive()
+        f.debug_struct("BackendKeyData").field("process_id", &self.process_id).finish_non_exhaustive()
     }
 }
 
@@ -111,10 +107,7 @@ impl<'a> BackendKeyData<'a> {
     /// The key, to keep.
     #[must_use]
     pub fn to_key(&self) -> CancelKey {
-        CancelKey {
-            process_id: self.process_id,
-            secret: self.secret.to_vec(),
-        }
+        CancelKey { process_id: self.process_id, secret: self.secret.to_vec() }
     }
 }
 
@@ -182,11 +175,7 @@ impl<'a> CommandComplete<'a> {
     /// The command's name, without a row count: `INSERT`, `CREATE TABLE`, `ROLLBACK`.
     #[must_use]
     pub fn command(&self) -> &'a [u8] {
-        let end = self
-            .tag
-            .iter()
-            .position(u8::is_ascii_digit)
-            .unwrap_or(self.tag.len());
+        let end = self.tag.iter().position(u8::is_ascii_digit).unwrap_or(self.tag.len());
         self.tag[..end].trim_ascii_end()
     }
 
@@ -218,11 +207,7 @@ impl<'a> NotificationResponse<'a> {
         let mut r = Reader::new(body);
         let (process_id, channel, payload) = (r.i32()?, r.text()?, r.text()?);
         r.end()?;
-        Ok(Self {
-            process_id,
-            channel,
-            payload,
-        })
+        Ok(Self { process_id, channel, payload })
     }
 }
 
@@ -240,10 +225,7 @@ impl<'a> DataRow<'a> {
     /// There is no column count.
     pub fn read(body: &'a [u8]) -> Result<Self, ReadError> {
         let mut r = Reader::new(body);
-        Ok(Self {
-            count: r.u16()?,
-            values: r.rest(),
-        })
+        Ok(Self { count: r.u16()?, values: r.rest() })
     }
 
     /// How many columns the row says it has.
@@ -261,10 +243,7 @@ impl<'a> DataRow<'a> {
     /// The values in order; `None` is NULL.
     #[must_use]
     pub const fn columns(&self) -> Columns<'a> {
-        Columns {
-            left: self.count,
-            reader: Reader::new(self.values),
-        }
+        Columns { left: self.count, reader: Reader::new(self.values) }
     }
 
     /// The value of one column as text; `None` when it is NULL, absent or not UTF-8.
@@ -366,11 +345,7 @@ impl<'a> NegotiateProtocolVersion<'a> {
             r.text()?;
         }
         r.end()?;
-        Ok(Self {
-            minor,
-            count,
-            options,
-        })
+        Ok(Self { minor, count, options })
     }
 
     /// The protocol options (`_pq_.…`) the server did not recognize.

@@ -27,16 +27,8 @@ pub enum Severity {
 
 impl Severity {
     /// Every severity.
-    pub const ALL: [Self; 8] = [
-        Self::Error,
-        Self::Fatal,
-        Self::Panic,
-        Self::Warning,
-        Self::Notice,
-        Self::Debug,
-        Self::Info,
-        Self::Log,
-    ];
+    pub const ALL: [Self; 8] =
+        [Self::Error, Self::Fatal, Self::Panic, Self::Warning, Self::Notice, Self::Debug, Self::Info, Self::Log];
 
     /// The word on the wire.
     #[must_use]
@@ -60,9 +52,7 @@ impl Severity {
     }
 
     fn from_bytes(word: &[u8]) -> Option<Self> {
-        Self::ALL
-            .into_iter()
-            .find(|s| s.as_str().as_bytes() == word)
+        Self::ALL.into_iter().find(|s| s.as_str().as_bytes() == word)
     }
 }
 
@@ -90,18 +80,8 @@ pub struct ErrorFields<'a> {
 impl<'a> ErrorFields<'a> {
     /// The three fields that every error has.
     #[must_use]
-    pub fn new(
-        severity: Severity,
-        code: impl Into<Cow<'a, str>>,
-        message: impl Into<Cow<'a, str>>,
-    ) -> Self {
-        Self {
-            severity,
-            code: code.into(),
-            message: message.into(),
-            detail: None,
-            hint: None,
-        }
+    pub fn new(severity: Severity, code: impl Into<Cow<'a, str>>, message: impl Into<Cow<'a, str>>) -> Self {
+        Self { severity, code: code.into(), message: message.into(), detail: None, hint: None }
     }
 
     /// The same with a detail.

@@ -50,8 +50,7 @@ impl<'a> Parse<'a> {
     /// The parameter types' oids; 0 is left to the server.
     pub fn type_oids(&self) -> impl Iterator<Item = u32> + 'a {
         let oids = self.types.get(2..).unwrap_or_default();
-        oids.chunks_exact(4)
-            .map(|c| c.iter().fold(0, |n, &b| n << 8 | u32::from(b)))
+        oids.chunks_exact(4).map(|c| c.iter().fold(0, |n, &b| n << 8 | u32::from(b)))
     }
 }
 
@@ -73,11 +72,7 @@ impl<'a> Bind<'a> {
     /// A name is not terminated.
     pub fn read(body: &'a [u8]) -> Result<Self, ReadError> {
         let mut r = Reader::new(body);
-        Ok(Self {
-            portal: r.text()?,
-            statement: r.text()?,
-            rest: r.rest(),
-        })
+        Ok(Self { portal: r.text()?, statement: r.text()?, rest: r.rest() })
     }
 }
 

@@ -9,13 +9,12 @@ mod frontend;
 pub mod write;
 
 pub use backend::{
-    Authentication, BackendKeyData, Columns, CommandComplete, DataRow, Mechanisms,
-    NegotiateProtocolVersion, NotificationResponse, ParameterStatus, ReadyForQuery, RowDescription,
+    Authentication, BackendKeyData, Columns, CommandComplete, DataRow, Mechanisms, NegotiateProtocolVersion,
+    NotificationResponse, ParameterStatus, ReadyForQuery, RowDescription,
 };
 pub use fields::{ErrorFields, Severity};
 pub use frontend::{
-    Bind, Close, Describe, Execute, Parse, PasswordMessage, Query, SaslInitialResponse,
-    SaslResponse, Target,
+    Bind, Close, Describe, Execute, Parse, PasswordMessage, Query, SaslInitialResponse, SaslResponse, Target,
 };
 
 use thiserror::Error;
@@ -53,10 +52,7 @@ impl<'a> Reader<'a> {
     }
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N], ReadError> {
-        let (head, tail) = self
-            .0
-            .split_first_chunk::<N>()
-            .ok_or(ReadError::Truncated)?;
+        let (head, tail) = self.0.split_first_chunk::<N>().ok_or(ReadError::Truncated)?;
         self.0 = tail;
         Ok(*head)
     }
@@ -75,11 +71,7 @@ impl<'a> Reader<'a> {
 
     /// A text up to its NUL, without it.
     pub(crate) fn text(&mut self) -> Result<&'a [u8], ReadError> {
-        let end = self
-            .0
-            .iter()
-            .position(|&b| b == 0)
-            .ok_or(ReadError::Unterminated)?;
+        let end = self.0.iter().position(|&b| b == 0).ok_or(ReadError::Unterminated)?;
         let text = &self.0[..end];
         self.0 = &self.0[end + 1..];
         Ok(text)
@@ -89,9 +81,7 @@ impl<'a> Reader<'a> {
     pub(crate) fn value(&mut self) -> Result<Option<&'a [u8]>, ReadError> {
         match self.i32()? {
             -1 => Ok(None),
-            n => Ok(Some(self.take(
-                usize::try_from(n).map_err(|_| ReadError::Value("value length"))?,
-            )?)),
+            n => Ok(Some(self.take(usize::try_from(n).map_err(|_| ReadError::Value("value length"))?)?)),
         }
     }
 
@@ -100,11 +90,7 @@ impl<'a> Reader<'a> {
     }
 
     pub(crate) const fn end(self) -> Result<(), ReadError> {
-        if self.0.is_empty() {
-            Ok(())
-        } else {
-            Err(ReadError::Trailing)
-        }
+        if self.0.is_empty() { Ok(()) } else { Err(ReadError::Trailing) }
     }
 }
 

@@ -28,21 +28,9 @@ fn interest_is_a_set_of_tags() {
 #[test]
 fn boring_frames_pass_together_up_to_the_first_of_interest() {
     let mut scanner = Scanner::new(Interest::NONE.with(b"Z"), BIG);
-    let stream = [
-        frame(b'D', b"row"),
-        frame(b'D', b""),
-        frame(b'Z', b"I"),
-        frame(b'D', b"x"),
-    ]
-    .concat();
+    let stream = [frame(b'D', b"row"), frame(b'D', b""), frame(b'Z', b"I"), frame(b'D', b"x")].concat();
     assert_eq!(scanner.step(&stream, false), Ok(Step::Pass(13)));
-    assert_eq!(
-        scanner.step(&stream[13..], false),
-        Ok(Step::Frame {
-            tag: b'Z',
-            body: b"I"
-        })
-    );
+    assert_eq!(scanner.step(&stream[13..], false), Ok(Step::Frame { tag: b'Z', body: b"I" }));
     assert_eq!(scanner.step(&stream[19..], false), Ok(Step::Pass(6)));
     assert_eq!(scanner.step(&[], false), Ok(Step::Wait));
 }
@@ -52,19 +40,11 @@ fn a_part_of_a_small_frame_waits() {
     let mut scanner = Scanner::new(Interest::NONE.with(b"Z"), BIG);
     for whole in [frame(b'D', b"row"), frame(b'Z', b"I")] {
         for cut in 0..whole.len() {
-            assert_eq!(
-                scanner.step(&whole[..cut], false),
-                Ok(Step::Wait),
-                "cut at {cut}"
-            );
+            assert_eq!(scanner.step(&whole[..cut], false), Ok(Step::Wait), "cut at {cut}");
         }
     }
     let stream = [frame(b'D', b"row"), frame(b'D', b"row")].concat();
-    assert_eq!(
-        scanner.step(&stream[..15], true),
-        Ok(Step::Pass(8)),
-        "only the whole one, even from a full buffer"
-    );
+    assert_eq!(scanner.step(&stream[..15], true), Ok(Step::Pass(8)), "only the whole one, even from a full buffer");
 }
 
 #[test]
@@ -82,85 +62,35 @@ fn a_large_boring_frame_streams_and_the_rest_of_it_passes_with_what_follows() {
 fn a_large_frame_of_interest_is_shown_in_parts() {
     let mut scanner = Scanner::new(Interest::NONE.with(b"Q"), BIG);
     let stream = frame(b'Q', b"0123456789");
-    assert_eq!(
-        scanner.step(&stream[..5], true),
-        Ok(Step::Head {
-            tag: b'Q',
-            part: b"",
-            length: 10
-        })
-    );
+    assert_eq!(scanner.step(&stream[..5], true), Ok(Step::Head { tag: b'Q', part: b"", length: 10 }));
     scanner.set_interest(Interest::NONE);
     assert_eq!(scanner.step(&[], false), Ok(Step::Wait));
-    assert_eq!(
-        scanner.step(&stream[5..12], false),
-        Ok(Step::Part {
-            tag: b'Q',
-            part: b"0123456",
-            last: false
-        })
-    );
+    assert_eq!(scanner.step(&stream[5..12], false), Ok(Step::Part { tag: b'Q', part: b"0123456", last: false }));
     assert!(!scanner.at_boundary());
-    assert_eq!(
-        scanner.step(&stream[12..], false),
-        Ok(Step::Part {
-            tag: b'Q',
-            part: b"789",
-            last: true
-        })
-    );
+    assert_eq!(scanner.step(&stream[12..], false), Ok(Step::Part { tag: b'Q', part: b"789", last: true }));
     assert!(scanner.at_boundary());
-    assert_eq!(
-        scanner.step(&stream, false),
-        Ok(Step::Pass(15)),
-        "the new interest counts from the next frame on"
-    );
+    assert_eq!(scanner.step(&stream, false), Ok(Step::Pass(15)), "the new interest counts from the next frame on");
 }
 
 #[test]
 fn lengths_nobody_sends_are_errors() {
-    let length = |n: i32| ScanError::Length {
-        tag: b'D',
-        length: n,
-    };
+    let length = |n: i32| ScanError::Length { tag: b'D', length: n };
     let cases = [
         (header(b'D', 0), length(0)),
         (header(b'D', 3), length(3)),
         (header(b'D', u32::MAX), length(-1)),
         (header(b'D', 1 << 31), length(i32::MIN)),
-        (
-            header(b'D', i32::MAX as u32),
-            ScanError::TooLong {
-                tag: b'D',
-                length: i32::MAX as u32,
-                max: BIG,
-            },
-        ),
-        (
-            header(b'D', BIG + 1),
-            ScanError::TooLong {
-                tag: b'D',
-                length: BIG + 1,
-                max: BIG,
-            },
-        ),
+        (header(b'D', i32::MAX as u32), ScanError::TooLong { tag: b'D', length: i32::MAX as u32, max: BIG }),
+        (header(b'D', BIG + 1), ScanError::TooLong { tag: b'D', length: BIG + 1, max: BIG }),
         (header(0, 4), ScanError::ZeroTag),
     ];
     for (bytes, error) in cases {
         for interest in [Interest::NONE, Interest::NONE.with(&[b'D', 0])] {
-            assert_eq!(
-                Scanner::new(interest, BIG).step(&bytes, false),
-                Err(error),
-                "{bytes:?}"
-            );
+            assert_eq!(Scanner::new(interest, BIG).step(&bytes, false), Err(error), "{bytes:?}");
         }
         let stream = [frame(b'C', b"ok"), bytes].concat();
         let mut scanner = Scanner::new(Interest::NONE, BIG);
-        assert_eq!(
-            scanner.step(&stream, false),
-            Ok(Step::Pass(7)),
-            "what came before still passes"
-        );
+        assert_eq!(scanner.step(&stream, false), Ok(Step::Pass(7)), "what came before still passes");
         assert_eq!(scanner.step(&stream[7..], false), Err(error));
     }
 }
@@ -171,10 +101,7 @@ fn the_limits_themselves_are_allowed() {
     assert_eq!(scanner.step(&header(b'D', 4), false), Ok(Step::Pass(5)));
     assert_eq!(scanner.step(&header(b'D', BIG), false), Ok(Step::Wait));
     let mut scanner = Scanner::new(Interest::NONE, i32::MAX as u32);
-    assert_eq!(
-        scanner.step(&header(b'D', i32::MAX as u32), true),
-        Ok(Step::Pass(5))
-    );
+    assert_eq!(scanner.step(&header(b'D', i32::MAX as u32), true), Ok(Step::Pass(5)));
     assert_eq!(scanner.left(), i32::MAX as u32 - 4);
 }
 
@@ -186,18 +113,9 @@ struct Relayed {
     stops: Vec<usize>,
 }
 
-fn relay(
-    stream: &[u8],
-    interest: Interest,
-    capacity: usize,
-    chunks: &[usize],
-) -> Result<Relayed, ScanError> {
+fn relay(stream: &[u8], interest: Interest, capacity: usize, chunks: &[usize]) -> Result<Relayed, ScanError> {
     let mut scanner = Scanner::new(interest, BIG);
-    let mut relayed = Relayed {
-        forwarded: 0,
-        seen: Vec::new(),
-        stops: Vec::new(),
-    };
+    let mut relayed = Relayed { forwarded: 0, seen: Vec::new(), stops: Vec::new() };
     let (mut arrived, mut chunk) = (0, chunks.iter().cycle());
     loop {
         let window = &stream[relayed.forwarded..arrived];
@@ -221,11 +139,7 @@ fn relay(
                 if arrived == stream.len() {
                     return Ok(relayed);
                 }
-                let more = chunk
-                    .next()
-                    .copied()
-                    .unwrap_or(1)
-                    .min(capacity - window.len());
+                let more = chunk.next().copied().unwrap_or(1).min(capacity - window.len());
                 arrived = (arrived + more).min(stream.len());
                 continue;
             }

@@ -7,20 +7,11 @@ use super::lex::{is_identifier, is_space};
 /// finds one statement, a read or a write, without hints; `false` promises nothing.
 #[must_use]
 pub fn glance(text: &[u8]) -> bool {
-    let begin = text
-        .iter()
-        .position(|&b| !is_space(b))
-        .unwrap_or(text.len());
+    let begin = text.iter().position(|&b| !is_space(b)).unwrap_or(text.len());
     let text = &text[begin..];
-    let word = text
-        .iter()
-        .position(|&b| !is_identifier(b))
-        .unwrap_or(text.len());
+    let word = text.iter().position(|&b| !is_identifier(b)).unwrap_or(text.len());
     begins_plainly(&text[..word])
-        && text
-            .iter()
-            .enumerate()
-            .all(|(i, &b)| !SUSPECT[usize::from(b)] || harmless(text, i))
+        && text.iter().enumerate().all(|(i, &b)| !SUSPECT[usize::from(b)] || harmless(text, i))
 }
 
 fn begins_plainly(word: &[u8]) -> bool {
@@ -40,13 +31,8 @@ static SUSPECT: [bool; 256] = {
 };
 
 fn harmless(text: &[u8], i: usize) -> bool {
-    let before =
-        |word: &[u8]| i >= word.len() && text[i - word.len()..i].eq_ignore_ascii_case(word);
-    let behind = |word: &[u8]| {
-        text[i + 1..]
-            .get(..word.len())
-            .is_some_and(|w| w.eq_ignore_ascii_case(word))
-    };
+    let before = |word: &[u8]| i >= word.len() && text[i - word.len()..i].eq_ignore_ascii_case(word);
+    let behind = |word: &[u8]| text[i + 1..].get(..word.len()).is_some_and(|w| w.eq_ignore_ascii_case(word));
     match text[i] {
         // A second statement.
         b';' => text[i + 1..].iter().all(|&b| is_space(b)),

@@ -36,10 +36,7 @@ impl Hints {
     fn call(&mut self, function: &str) {
         match function {
             "set_config" => self.set_config = true,
-            "pg_advisory_lock"
-            | "pg_advisory_lock_shared"
-            | "pg_try_advisory_lock"
-            | "pg_try_advisory_lock_shared" => {
+            "pg_advisory_lock" | "pg_advisory_lock_shared" | "pg_try_advisory_lock" | "pg_try_advisory_lock_shared" => {
                 self.advisory_lock = true;
             }
             "pg_advisory_unlock" | "pg_advisory_unlock_shared" | "pg_advisory_unlock_all" => {
@@ -59,11 +56,9 @@ pub(super) fn find(text: &[u8]) -> Hints {
         if into {
             // INTO [LOCAL | GLOBAL] TEMP
             after_into = token.is_word("local") || token.is_word("global");
-            hints.into_temp |=
-                token.is_word("temp") || token.is_word("temporary") || token.is_temp_schema();
+            hints.into_temp |= token.is_word("temp") || token.is_word("temporary") || token.is_temp_schema();
         }
-        if let (Token::Word(_) | Token::Quoted { .. }, Some(Token::Punct(b'('))) =
-            (token, tokens.peek())
+        if let (Token::Word(_) | Token::Quoted { .. }, Some(Token::Punct(b'('))) = (token, tokens.peek())
             && let Some(name) = token.name()
         {
             hints.call(&name);

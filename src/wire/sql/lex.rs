@@ -62,20 +62,14 @@ impl<'a> Token<'a> {
     pub(super) fn value(&self) -> Option<String> {
         match *self {
             Self::Text { kind, inner } => name::string(kind, inner),
-            Self::Word(_)
-            | Self::Quoted { .. }
-            | Self::Number(_)
-            | Self::Parameter
-            | Self::Punct(_) => self.name(),
+            Self::Word(_) | Self::Quoted { .. } | Self::Number(_) | Self::Parameter | Self::Punct(_) => self.name(),
         }
     }
 
     /// Whether it names the session's temporary schema: `pg_temp`, or `pg_temp_3` by its real name.
     pub(super) fn is_temp_schema(&self) -> bool {
         match *self {
-            Self::Word(word) => word
-                .get(..7)
-                .is_some_and(|head| head.eq_ignore_ascii_case(b"pg_temp")),
+            Self::Word(word) => word.get(..7).is_some_and(|head| head.eq_ignore_ascii_case(b"pg_temp")),
             Self::Quoted { .. } => self.name().is_some_and(|name| name.starts_with("pg_temp")),
             Self::Text { .. } | Self::Number(_) | Self::Parameter | Self::Punct(_) => false,
         }
@@ -92,11 +86,7 @@ pub(super) struct Lexer<'a> {
 
 impl<'a> Lexer<'a> {
     pub(super) const fn new(text: &'a [u8]) -> Self {
-        Self {
-            text,
-            pos: 0,
-            start: 0,
-        }
+        Self { text, pos: 0, start: 0 }
     }
 
     /// Where the last token began.
@@ -175,10 +165,7 @@ impl<'a> Lexer<'a> {
             self.pos += 1;
             let end = self.quoted(b'\'', kind == Quote::Escape);
             if !self.continued() {
-                return Token::Text {
-                    kind,
-                    inner: &self.text[start..end],
-                };
+                return Token::Text { kind, inner: &self.text[start..end] };
             }
         }
     }
@@ -199,10 +186,7 @@ impl<'a> Lexer<'a> {
         let inner = self.pos + 1;
         self.pos = inner;
         let end = self.quoted(b'"', false);
-        Token::Quoted {
-            inner: &self.text[inner..end],
-            unicode,
-        }
+        Token::Quoted { inner: &self.text[inner..end], unicode }
     }
 
     /// A word, or what a one-letter prefix makes of the quote behind it.
@@ -237,18 +221,12 @@ impl<'a> Lexer<'a> {
             self.pos = start + 1;
             return Token::Punct(b'$');
         }
-        let (open, inner) = (
-            &self.text[start..=start + 1 + tag.len()],
-            start + tag.len() + 2,
-        );
+        let (open, inner) = (&self.text[start..=start + 1 + tag.len()], start + tag.len() + 2);
         // The tag has no dollar inside, so each try below ends at the next dollar: linear in all.
         let dollars = (inner..self.text.len()).filter(|&i| self.text[i] == b'$');
         let end = { dollars }.find(|&i| self.text[i..].starts_with(open));
         self.pos = end.map_or(self.text.len(), |end| end + open.len());
-        Token::Text {
-            kind: Quote::Dollar,
-            inner: &self.text[inner..end.unwrap_or(self.text.len())],
-        }
+        Token::Text { kind: Quote::Dollar, inner: &self.text[inner..end.unwrap_or(self.text.len())] }
     }
 
     /// Digits, a fraction, an exponent. A letter behind them begins a word, as in PostgreSQL before 15.

@@ -13,11 +13,7 @@ pub(super) fn folded(word: &[u8]) -> String {
 /// A quoted identifier from between its quotes.
 pub(super) fn quoted(inner: &[u8], unicode: bool) -> String {
     let text = String::from_utf8_lossy(inner).replace("\"\"", "\"");
-    clipped(if unicode {
-        unicode_escapes(&text)
-    } else {
-        text
-    })
+    clipped(if unicode { unicode_escapes(&text) } else { text })
 }
 
 fn clipped(mut name: String) -> String {
@@ -36,11 +32,7 @@ pub(super) fn string(kind: Quote, inner: &[u8]) -> Option<String> {
         Quote::Typed => return None,
     };
     let text = String::from_utf8_lossy(&bytes).into_owned();
-    Some(if kind == Quote::Unicode {
-        unicode_escapes(&text)
-    } else {
-        text
-    })
+    Some(if kind == Quote::Unicode { unicode_escapes(&text) } else { text })
 }
 
 /// Undoes doubled quotes, and backslashes where they mean something, and joins pieces continued on further lines.
@@ -70,12 +62,7 @@ fn escape(rest: &[u8], out: &mut Vec<u8>) -> usize {
     let digits = |from: usize, radix: u32, most: usize| {
         let is_digit = |b: &&u8| char::from(**b).is_digit(radix);
         let run = rest.iter().skip(from).take(most).take_while(is_digit);
-        run.fold((0_u32, 0_usize), |(n, len), &b| {
-            (
-                n * radix + char::from(b).to_digit(radix).unwrap_or(0),
-                len + 1,
-            )
-        })
+        run.fold((0_u32, 0_usize), |(n, len), &b| (n * radix + char::from(b).to_digit(radix).unwrap_or(0), len + 1))
     };
     let wide = |most: usize| match digits(1, 16, most) {
         (code, len) if len == most => char::from_u32(code),
@@ -127,14 +114,8 @@ fn unicode_escapes(text: &str) -> String {
             rest = behind;
             continue;
         }
-        let (from, to) = if escape.starts_with('+') {
-            (1, 7)
-        } else {
-            (0, 4)
-        };
-        let hex = escape
-            .get(from..to)
-            .filter(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit()));
+        let (from, to) = if escape.starts_with('+') { (1, 7) } else { (0, 4) };
+        let hex = escape.get(from..to).filter(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit()));
         let Some(code) = hex.and_then(|hex| u32::from_str_radix(hex, 16).ok()) else {
             out.push('\\');
             rest = escape;
@@ -144,9 +125,7 @@ fn unicode_escapes(text: &str) -> String {
         match (high.take(), code) {
             (_, 0xd800..=0xdbff) => high = Some(code),
             (Some(first), 0xdc00..=0xdfff) => {
-                out.extend(char::from_u32(
-                    0x1_0000 + ((first - 0xd800) << 10) + (code - 0xdc00),
-                ));
+                out.extend(char::from_u32(0x1_0000 + ((first - 0xd800) << 10) + (code - 0xdc00)));
             }
             _ => out.push(char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER)),
         }

@@ -13,9 +13,7 @@ pub(super) fn verb(text: &[u8]) -> Verb {
     }
     match p.bump() {
         None => Verb::Empty,
-        Some(Token::Word(word)) => p
-            .statement(&word.to_ascii_lowercase())
-            .unwrap_or(Verb::Write),
+        Some(Token::Word(word)) => p.statement(&word.to_ascii_lowercase()).unwrap_or(Verb::Write),
         Some(_) => Verb::Write,
     }
 }
@@ -70,20 +68,12 @@ impl<'a> Parser<'a> {
     fn name_behind(&mut self, noise: &str) -> Option<String> {
         let noisy = self.next_is(noise);
         let first = self.name()?;
-        Some(if noisy {
-            self.name().unwrap_or(first)
-        } else {
-            first
-        })
+        Some(if noisy { self.name().unwrap_or(first) } else { first })
     }
 
     /// `None` for the word ALL.
     fn name_or_all(&mut self) -> Option<Option<String>> {
-        if self.eat("all") {
-            Some(None)
-        } else {
-            self.name().map(Some)
-        }
+        if self.eat("all") { Some(None) } else { self.name().map(Some) }
     }
 
     /// The text from the token ahead on.
@@ -98,29 +88,19 @@ impl<'a> Parser<'a> {
             b"commit" | b"end" => self.commit(),
             b"rollback" | b"abort" => return self.rollback(),
             b"savepoint" => Verb::Savepoint { name: self.name()? },
-            b"release" => Verb::Release {
-                name: self.name_behind("savepoint")?,
-            },
+            b"release" => Verb::Release { name: self.name_behind("savepoint")? },
             b"set" => return self.set(),
             b"reset" => return self.reset(),
             b"discard" => Verb::Discard(self.discard()?),
-            b"listen" => Verb::Listen {
-                channel: self.name()?,
-            },
+            b"listen" => Verb::Listen { channel: self.name()? },
             b"unlisten" if self.eat_punct(b'*') => Verb::Unlisten { channel: None },
-            b"unlisten" => Verb::Unlisten {
-                channel: Some(self.name()?),
-            },
+            b"unlisten" => Verb::Unlisten { channel: Some(self.name()?) },
             b"prepare" => return self.prepare(),
-            b"deallocate" => Verb::Deallocate {
-                name: self.deallocate()?,
-            },
+            b"deallocate" => Verb::Deallocate { name: self.deallocate()? },
             b"execute" => Verb::Execute { name: self.name()? },
             b"declare" => return self.declare(),
             b"fetch" | b"move" => Verb::Fetch,
-            b"close" => Verb::CloseCursor {
-                name: self.name_or_all()?,
-            },
+            b"close" => Verb::CloseCursor { name: self.name_or_all()? },
             b"load" => Verb::Load,
             b"create" => self.create(),
             b"drop" => Verb::Drop,
@@ -136,13 +116,7 @@ impl<'a> Parser<'a> {
 
     /// COMMIT [WORK | TRANSACTION] [AND [NO] CHAIN], and COMMIT PREPARED.
     fn commit(&mut self) -> Verb {
-        if self.next_is("prepared") {
-            Verb::FinishPrepared
-        } else {
-            Verb::Commit {
-                chain: self.chain(),
-            }
-        }
+        if self.next_is("prepared") { Verb::FinishPrepared } else { Verb::Commit { chain: self.chain() } }
     }
 
     fn chain(&mut self) -> bool {
@@ -156,13 +130,9 @@ impl<'a> Parser<'a> {
         }
         let _noise = self.eat("work") || self.eat("transaction");
         if self.eat("to") {
-            return Some(Verb::RollbackTo {
-                savepoint: self.name_behind("savepoint")?,
-            });
+            return Some(Verb::RollbackTo { savepoint: self.name_behind("savepoint")? });
         }
-        Some(Verb::Rollback {
-            chain: self.chain(),
-        })
+        Some(Verb::Rollback { chain: self.chain() })
     }
 
     fn discard(&mut self) -> Option<Discard> {
@@ -174,10 +144,7 @@ impl<'a> Parser<'a> {
             ("temp", Discard::Temp),
             ("temporary", Discard::Temp),
         ];
-        kinds
-            .into_iter()
-            .find(|(word, _)| what.is_word(word))
-            .map(|(_, kind)| kind)
+        kinds.into_iter().find(|(word, _)| what.is_word(word)).map(|(_, kind)| kind)
     }
 
     /// PREPARE TRANSACTION 'id', or PREPARE name …, and the name may be `transaction`.
@@ -192,9 +159,7 @@ impl<'a> Parser<'a> {
     /// DEALLOCATE [PREPARE] name | ALL
     fn deallocate(&mut self) -> Option<Option<String>> {
         if self.eat("prepare") {
-            return self
-                .name_or_all()
-                .or_else(|| Some(Some("prepare".to_owned())));
+            return self.name_or_all().or_else(|| Some(Some("prepare".to_owned())));
         }
         self.name_or_all()
     }
@@ -205,10 +170,7 @@ impl<'a> Parser<'a> {
         while !self.eat("cursor") {
             self.bump()?;
         }
-        Some(Verb::DeclareCursor {
-            name,
-            hold: self.eat("with") && self.next_is("hold"),
-        })
+        Some(Verb::DeclareCursor { name, hold: self.eat("with") && self.next_is("hold") })
     }
 
     /// CREATE [OR REPLACE] [GLOBAL | LOCAL] TEMP …, or with `pg_temp.` anywhere: better one pin too many.
@@ -266,9 +228,7 @@ impl<'a> Parser<'a> {
                     return Verb::Read; // no options: the statement itself is in parentheses
                 }
                 if token.is_any(&["analyze", "analyse"]) {
-                    runs = !(self.next_is("false")
-                        || self.next_is("off")
-                        || self.peek() == Some(Token::Number(b"0")));
+                    runs = !(self.next_is("false") || self.next_is("off") || self.peek() == Some(Token::Number(b"0")));
                 } else if token.is_punct(b')') {
                     break;
                 }

@@ -36,13 +36,9 @@ impl Setting {
     #[must_use]
     pub fn flat(&self, name: &str) -> Option<String> {
         match self {
-            Self::Values(values) if Self::QUOTED_LISTS.contains(&name) => Some(
-                values
-                    .iter()
-                    .map(|value| quote(value))
-                    .collect::<Vec<_>>()
-                    .join(", "),
-            ),
+            Self::Values(values) if Self::QUOTED_LISTS.contains(&name) => {
+                Some(values.iter().map(|value| quote(value)).collect::<Vec<_>>().join(", "))
+            }
             Self::Values(values) => Some(values.join(", ")),
             Self::Default | Self::Raw(_) => None,
         }

@@ -10,11 +10,7 @@ use super::lex::{Lexer, Token};
 /// the server cannot parse runs no statement at all, so what is made of such a text does not matter.
 #[must_use]
 pub const fn statements(text: &[u8]) -> Statements<'_> {
-    Statements {
-        lexer: Lexer::new(text),
-        text,
-        found: false,
-    }
+    Statements { lexer: Lexer::new(text), text, found: false }
 }
 
 /// Iterates over the statements of a query text.
@@ -38,9 +34,7 @@ impl<'a> Iterator for Statements<'a> {
                 start = self.lexer.pos();
             } else {
                 self.found = true;
-                return Some(Statement {
-                    text: &self.text[start..self.lexer.start()],
-                });
+                return Some(Statement { text: &self.text[start..self.lexer.start()] });
             }
         }
         if nesting.stage == Stage::Start && self.found {
@@ -48,9 +42,7 @@ impl<'a> Iterator for Statements<'a> {
         }
         // The rest of the text, once: `start` is at its end the next time.
         self.found = true;
-        Some(Statement {
-            text: &self.text[start..],
-        })
+        Some(Statement { text: &self.text[start..] })
     }
 }
 

@@ -144,25 +144,16 @@ fn early(input: &[u8]) -> Result<(), StartupError> {
     }
     let major = u16::from_be_bytes([at(4), at(5)]);
     if input.len() >= 6 && major != 3 && major != (CANCEL_REQUEST >> 16) as u16 {
-        return Err(StartupError::Version {
-            major,
-            minor: u16::from_be_bytes([at(6), at(7)]),
-        });
+        return Err(StartupError::Version { major, minor: u16::from_be_bytes([at(6), at(7)]) });
     }
     Ok(())
 }
 
 const fn check_code(code: u32, length: usize) -> Result<(), StartupError> {
     match code {
-        SSL_REQUEST | GSSENC_REQUEST if length != 8 => {
-            Err(StartupError::Layout("an encryption request has a body"))
-        }
-        CANCEL_REQUEST
-            if length < 12 + CancelKey::MIN_SECRET || length > 12 + CancelKey::MAX_SECRET =>
-        {
-            Err(StartupError::Layout(
-                "a cancel request has a secret of 4 to 256 bytes",
-            ))
+        SSL_REQUEST | GSSENC_REQUEST if length != 8 => Err(StartupError::Layout("an encryption request has a body")),
+        CANCEL_REQUEST if length < 12 + CancelKey::MIN_SECRET || length > 12 + CancelKey::MAX_SECRET => {
+            Err(StartupError::Layout("a cancel request has a secret of 4 to 256 bytes"))
         }
         SSL_REQUEST | GSSENC_REQUEST | CANCEL_REQUEST => Ok(()),
         _ if code >> 16 == 3 => Ok(()),
@@ -171,20 +162,12 @@ const fn check_code(code: u32, length: usize) -> Result<(), StartupError> {
 }
 
 fn cancel_key(body: &[u8]) -> Result<CancelKey, StartupError> {
-    let (pid, secret) = body
-        .split_first_chunk::<4>()
-        .ok_or(StartupError::Layout("a cancel request has no key"))?;
-    Ok(CancelKey {
-        process_id: i32::from_be_bytes(*pid),
-        secret: secret.to_vec(),
-    })
+    let (pid, secret) = body.split_first_chunk::<4>().ok_or(StartupError::Layout("a cancel request has no key"))?;
+    Ok(CancelKey { process_id: i32::from_be_bytes(*pid), secret: secret.to_vec() })
 }
 
 fn startup(minor: u16, body: &[u8]) -> Result<Startup, StartupError> {
-    let mut asked = Startup {
-        minor,
-        ..Startup::default()
-    };
+    let mut asked = Startup { minor, ..Startup::default() };
     let mut rest = body;
     loop {
         let name = take_text(&mut rest)?;
@@ -201,10 +184,7 @@ fn startup(minor: u16, body: &[u8]) -> Result<Startup, StartupError> {
 }
 
 fn take_text<'a>(rest: &mut &'a [u8]) -> Result<&'a [u8], StartupError> {
-    let end = rest
-        .iter()
-        .position(|&b| b == 0)
-        .ok_or(StartupError::Layout("a text is not terminated"))?;
+    let end = rest.iter().position(|&b| b == 0).ok_or(StartupError::Layout("a text is not terminated"))?;
     let text = &rest[..end];
     *rest = &rest[end + 1..];
     Ok(text)
@@ -218,14 +198,10 @@ impl Startup {
             "user" => self.user = exact(&name, value)?,
             "database" => self.database = exact(&name, value)?,
             "replication" => {
-                self.replication =
-                    replication(value).ok_or_else(|| StartupError::Parameter(name.into_owned()))?;
+                self.replication = replication(value).ok_or_else(|| StartupError::Parameter(name.into_owned()))?;
             }
             "options" => {
-                self.parameters.insert(
-                    name.into_owned(),
-                    String::from_utf8_lossy(value).into_owned(),
-                );
+                self.parameters.insert(name.into_owned(), String::from_utf8_lossy(value).into_owned());
             }
             _ => self.take_setting(&name, value)?,
         }
@@ -271,10 +247,7 @@ impl Startup {
         if let Some(options) = self.parameters.get("options") {
             settings.extend(options::settings(options));
         }
-        let own = self
-            .parameters
-            .iter()
-            .filter(|(name, _)| *name != "options");
+        let own = self.parameters.iter().filter(|(name, _)| *name != "options");
         settings.extend(own.map(|(name, value)| (name.clone(), value.clone())));
         settings
     }
@@ -291,8 +264,7 @@ fn replication(value: &[u8]) -> Option<Replication> {
     if value == b"database" {
         return Some(Replication::Logical);
     }
-    let begins =
-        |full: &str, least: usize| word.len() >= least && full.as_bytes().starts_with(&word);
+    let begins = |full: &str, least: usize| word.len() >= least && full.as_bytes().starts_with(&word);
     if begins("true", 1) || begins("yes", 1) || begins("on", 2) || word == b"1" {
         Some(Replication::Physical)
     } else if begins("false", 1) || begins("no", 1) || begins("off", 2) || word == b"0" {

@@ -20,11 +20,5 @@ pub fn negotiate(requested: u16, extensions: &[String]) -> (u16, Option<Negotiat
         _ => ProtocolVersion::LATEST.minor,
     };
     let less = minor != requested || !extensions.is_empty();
-    (
-        minor,
-        less.then(|| Negotiation {
-            minor,
-            unrecognized: extensions.to_vec(),
-        }),
-    )
+    (minor, less.then(|| Negotiation { minor, unrecognized: extensions.to_vec() }))
 }

@@ -46,11 +46,7 @@ fn join(words: &[String]) -> String {
 
 /// One `-c name=value`, `-cname=value` or `--name=value`, or a word that is something else.
 enum Item {
-    Setting {
-        name: String,
-        value: String,
-        words: Vec<String>,
-    },
+    Setting { name: String, value: String, words: Vec<String> },
     Other(String),
 }
 
@@ -72,11 +68,7 @@ fn items(options: &str) -> Vec<Item> {
                 // The server takes dashes in these names for underscores.
                 let name = name.to_ascii_lowercase().replace('-', "_");
                 let value = value.to_owned();
-                items.push(Item::Setting {
-                    name,
-                    value,
-                    words: used,
-                });
+                items.push(Item::Setting { name, value, words: used });
             }
             None => items.extend(used.into_iter().map(Item::Other)),
         }

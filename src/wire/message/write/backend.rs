@@ -31,10 +31,7 @@ pub fn authentication_md5(buf: &mut BytesMut, salt: [u8; 4]) {
 /// AuthenticationSASL with the mechanisms offered, best first. An empty name is left out: it would end the list.
 pub fn authentication_sasl(buf: &mut BytesMut, mechanisms: &[&str]) {
     authentication(buf, 10, |b| {
-        for name in mechanisms
-            .iter()
-            .filter(|name| !name.is_empty() && !name.starts_with('\0'))
-        {
+        for name in mechanisms.iter().filter(|name| !name.is_empty() && !name.starts_with('\0')) {
             text(b, name.as_bytes());
         }
         b.put_u8(0);
@@ -75,12 +72,7 @@ pub fn ready_for_query(buf: &mut BytesMut, status: TxStatus) {
 /// NegotiateProtocolVersion. The version is written whole, as PostgreSQL does.
 pub fn negotiate_protocol_version(buf: &mut BytesMut, negotiation: &Negotiation) {
     frame(buf, tag::NEGOTIATE_PROTOCOL_VERSION, |b| {
-        b.put_u32(
-            ProtocolVersion {
-                minor: negotiation.minor,
-            }
-            .code(),
-        );
+        b.put_u32(ProtocolVersion { minor: negotiation.minor }.code());
         b.put_u32(u32::try_from(negotiation.unrecognized.len()).unwrap_or(u32::MAX));
         for option in &negotiation.unrecognized {
             text(b, option.as_bytes());
@@ -156,9 +148,7 @@ pub fn portal_suspended(buf: &mut BytesMut) {
 
 /// ParameterDescription.
 pub fn parameter_description(buf: &mut BytesMut, types: &[u32]) {
-    frame(buf, tag::PARAMETER_DESCRIPTION, |b| {
-        list(b, types, |b, oid| b.put_u32(oid))
-    });
+    frame(buf, tag::PARAMETER_DESCRIPTION, |b| list(b, types, |b, oid| b.put_u32(oid)));
 }
 
 /// RowDescription of columns that are all of type text, of no table, in text format.

@@ -53,12 +53,7 @@ pub fn parse(buf: &mut BytesMut, name: impl AsRef<[u8]>, query: impl AsRef<[u8]>
 }
 
 /// Parse under another name: `types` as [`Parse::types`](crate::wire::message::Parse::types) gave them.
-pub fn parse_raw(
-    buf: &mut BytesMut,
-    name: impl AsRef<[u8]>,
-    query: impl AsRef<[u8]>,
-    types: &[u8],
-) {
+pub fn parse_raw(buf: &mut BytesMut, name: impl AsRef<[u8]>, query: impl AsRef<[u8]>, types: &[u8]) {
     frame(buf, tag::PARSE, |b| {
         text(b, name.as_ref());
         text(b, query.as_ref());
@@ -67,12 +62,7 @@ pub fn parse_raw(
 }
 
 /// Bind with parameters as text, and results as text.
-pub fn bind(
-    buf: &mut BytesMut,
-    portal: impl AsRef<[u8]>,
-    statement: impl AsRef<[u8]>,
-    parameters: &[Option<&[u8]>],
-) {
+pub fn bind(buf: &mut BytesMut, portal: impl AsRef<[u8]>, statement: impl AsRef<[u8]>, parameters: &[Option<&[u8]>]) {
     frame(buf, tag::BIND, |b| {
         text(b, portal.as_ref());
         text(b, statement.as_ref());
@@ -83,12 +73,7 @@ pub fn bind(
 }
 
 /// Bind under other names: `rest` as [`Bind::rest`](crate::wire::message::Bind::rest) gave it.
-pub fn bind_raw(
-    buf: &mut BytesMut,
-    portal: impl AsRef<[u8]>,
-    statement: impl AsRef<[u8]>,
-    rest: &[u8],
-) {
+pub fn bind_raw(buf: &mut BytesMut, portal: impl AsRef<[u8]>, statement: impl AsRef<[u8]>, rest: &[u8]) {
     frame(buf, tag::BIND, |b| {
         text(b, portal.as_ref());
         text(b, statement.as_ref());

@@ -9,11 +9,7 @@ impl<'a> Parser<'a> {
     /// SET [SESSION | LOCAL] …
     pub(super) fn set(&mut self) -> Option<Verb> {
         let session = self.eat("session");
-        let scope = if !session && self.eat("local") {
-            Scope::Local
-        } else {
-            Scope::Session
-        };
+        let scope = if !session && self.eat("local") { Scope::Local } else { Scope::Session };
         if session && self.next_is("characteristics") {
             return Some(Verb::SetCharacteristics);
         }
@@ -21,9 +17,7 @@ impl<'a> Parser<'a> {
             return self.set_user(scope);
         }
         let first = self.bump()?;
-        let named = self
-            .peek()
-            .is_some_and(|next| next.is_punct(b'=') || next.is_punct(b'.') || next.is_word("to"));
+        let named = self.peek().is_some_and(|next| next.is_punct(b'=') || next.is_punct(b'.') || next.is_word("to"));
         if named {
             let name = self.setting_name(first)?;
             if !self.eat("to") && !self.eat_punct(b'=') {
@@ -40,16 +34,10 @@ impl<'a> Parser<'a> {
             b"session" if self.eat("authorization") => self.set_user(scope),
             b"role" => set_verb(scope, "role".to_owned(), self.values()),
             b"time" if self.eat("zone") => {
-                let value = if self.next_is("local") {
-                    Setting::Default
-                } else {
-                    self.values()
-                };
+                let value = if self.next_is("local") { Setting::Default } else { self.values() };
                 set_verb(scope, "timezone".to_owned(), value)
             }
-            b"names" if self.peek().is_none() => {
-                set_verb(scope, "client_encoding".to_owned(), Setting::Default)
-            }
+            b"names" if self.peek().is_none() => set_verb(scope, "client_encoding".to_owned(), Setting::Default),
             b"names" => set_verb(scope, "client_encoding".to_owned(), self.values()),
             b"schema" => set_verb(scope, "search_path".to_owned(), self.values()),
             b"xml" if self.eat("option") => set_verb(scope, "xmloption".to_owned(), self.values()),
@@ -87,14 +75,8 @@ impl<'a> Parser<'a> {
             self.setting_name(first)?
         };
         Some(match &*name {
-            "role" => Verb::SetRole {
-                scope: Scope::Session,
-                role: None,
-            },
-            "session_authorization" => Verb::SetSessionAuthorization {
-                scope: Scope::Session,
-                user: None,
-            },
+            "role" => Verb::SetRole { scope: Scope::Session, role: None },
+            "session_authorization" => Verb::SetSessionAuthorization { scope: Scope::Session, user: None },
             _ => Verb::Reset { name },
         })
     }
@@ -148,10 +130,7 @@ fn set_verb(scope: Scope, name: String, value: Setting) -> Option<Verb> {
         Setting::Values(_) | Setting::Raw(_) => return None,
     };
     Some(if name == "role" {
-        Verb::SetRole {
-            scope,
-            role: who.filter(|role| role != "none"),
-        }
+        Verb::SetRole { scope, role: who.filter(|role| role != "none") }
     } else {
         Verb::SetSessionAuthorization { scope, user: who }
     })
