@@ -71,3 +71,17 @@ fn asyncpg() {
 fn node_postgres() {
     work("node.js");
 }
+
+#[tokio::test]
+async fn tokio_postgres() {
+    let (pair, moor, dsn) = tokio::task::spawn_blocking(|| {
+        let pair = shared();
+        let (moor, dsn) = moor(&pair);
+        (pair, moor, dsn)
+    })
+    .await
+    .unwrap();
+    tokio_postgres_work::work(&dsn).await;
+    assert!(!moor.get("/metrics").unwrap().1.contains("pgmoor_errors_total{"), "{}", moor.log());
+    drop(pair);
+}

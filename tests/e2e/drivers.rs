@@ -48,6 +48,8 @@ async fn work(stage: &Arc<Stage>) {
             outcome.said.lines().filter(|line| line.starts_with("ok ")).count()
         ));
     }
+    crate::tokio_postgres_work::work(&dsn).await;
+    stage.tell("tokio-postgres: done");
 }
 
 /// pgmoor as a process of this machine: with the same ServiceAccount, through a kubeconfig.

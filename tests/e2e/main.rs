@@ -9,6 +9,8 @@ mod cluster;
 
 #[path = "../support/drivers.rs"]
 mod drivers_of_all;
+#[path = "../drivers/tokio.rs"]
+mod tokio_postgres_work;
 
 mod api;
 mod drivers;
