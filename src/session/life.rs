@@ -17,6 +17,7 @@ use tracing::{debug, info, warn};
 
 use crate::backend::Target;
 use crate::continuity::ask::Asked;
+use crate::continuity::pins::Pins;
 use crate::continuity::restore::Restore;
 use crate::continuity::{Command, Continuity, Input, Settings, Stage, World};
 use crate::error::{Code, Complaint};
@@ -60,6 +61,8 @@ pub(super) struct Life {
     draining: bool,
     /// The pod it holds a backend on.
     berth: Option<PodId>,
+    /// The pins it has, as counted.
+    pins: Pins,
     /// Why it left its last backend: the label of the switch it is in.
     reason: &'static str,
     left_at: Instant,
@@ -110,6 +113,7 @@ impl Life {
             greeted: false,
             draining: false,
             berth: None,
+            pins: Pins::default(),
             reason: "startup",
             left_at: Instant::now(),
             refusal: None,
@@ -184,7 +188,7 @@ impl Life {
         let waiting = matches!(self.machine.stage(), Stage::Joining { .. } | Stage::Holding(_));
         let attached = matches!(self.machine.stage(), Stage::Attached { .. } | Stage::Leaving { .. });
         let writes = *self.machine.need() == Need::Write;
-        let Self { relay, routes, joining, shared, draining, realm, berth, .. } = self;
+        let Self { relay, routes, joining, shared, draining, realm, berth, pins, .. } = self;
         tokio::select! {
             biased;
             changed = routes.changed() => match changed {
@@ -197,6 +201,10 @@ impl Life {
             event = poll_fn(|cx| {
                 let event = if attached { relay.poll_attached(cx, leave) } else { relay.poll_loose(cx, waiting) };
                 relay.count(FLUSH);
+                for pin in relay.state.pins().iter().filter(|pin| !pins.has(*pin)) {
+                    shared.metrics.pinned(pin.as_str());
+                }
+                *pins = relay.state.pins();
                 if relay.take_read_only_hit()
                     && writes
                     && let Some(pod) = berth
@@ -392,9 +400,6 @@ impl Life {
             return Some(End::Silent);
         }
         if !pins.is_empty() {
-            for pin in pins.iter() {
-                self.shared.metrics.pinned(pin.as_str());
-            }
             self.shared.metrics.switched(reason, "pinned");
             return Some(End::Said(Complaint::with(Code::Pinned, pins.describe())));
         }

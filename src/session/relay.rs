@@ -219,11 +219,12 @@ impl Relay {
         self.down.poll_drain(cx, &mut self.client)
     }
 
-    /// Relays until something has to be decided. `stop`: at an idle boundary, stop and say so.
+    /// Relays until something has to be decided. `leave`: at an idle boundary, stop and say so; so it does by itself
+    /// where something ran whose effect on the session cannot be read off the wire.
     ///
     /// # Cancel safety
     /// All progress is in `self`.
-    pub(super) fn poll_attached(&mut self, cx: &mut Context<'_>, stop: bool) -> Poll<Event> {
+    pub(super) fn poll_attached(&mut self, cx: &mut Context<'_>, leave: bool) -> Poll<Event> {
         for _ in 0..BUDGET {
             let heard = match self.poll_backend(cx) {
                 Ok(moved) => moved,
@@ -232,6 +233,7 @@ impl Relay {
             if self.ended && self.down.is_drained() {
                 return Poll::Ready(Event::BackendEnded);
             }
+            let stop = leave || self.state.in_doubt();
             if stop && self.is_idle() && self.down.is_empty() {
                 return Poll::Ready(Event::Boundary);
             }

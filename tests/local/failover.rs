@@ -308,3 +308,36 @@ fn a_terminated_backend_is_replaced_while_its_client_is_idle() {
     assert_eq!(reply.one(), "German, DMY");
     assert!(reply.parameters.contains(&("DateStyle".to_owned(), "German, DMY".to_owned())), "{reply:?}");
 }
+
+#[test]
+fn what_the_wire_cannot_tell_is_asked_for_at_once() {
+    let pair = Pair::start("");
+    psql(
+        pair.a,
+        "create function tune() returns void language sql as $$ select set_config('work_mem', '7MB', false) $$;
+         create function quietly() returns void language plpgsql as $$ begin execute 'listen from_a_block'; end $$",
+    );
+    pair.caught_up();
+    let moor = pair.moor();
+    // Pinned, and free again before the crash: by what a text does not say.
+    let mut free = Raw::login(moor.rw());
+    free.run("create temp table t (i int)");
+    free.run("drop table t");
+    free.run("declare c cursor with hold for select 1");
+    free.run("close c");
+    free.run("select pg_advisory_lock(1)");
+    free.run("select pg_advisory_unlock(1)");
+    // State set where no SET stands.
+    let mut set = Raw::login(moor.rw());
+    set.run("select set_config('search_path', 'pg_catalog, public', false)");
+    set.run("do $$ begin perform tune(); perform quietly(); end $$");
+    assert_eq!(set.run("show work_mem").one(), "7MB");
+    assert_eq!(moor.metric(r#"pgmoor_pins_total{reason="advisory_lock"}"#), 1.0);
+
+    pair.kill9();
+    pair.promote();
+    assert_eq!(free.run("select 'free'").one(), "free");
+    assert_eq!(set.run("show search_path").one(), "pg_catalog, public");
+    assert_eq!(set.run("show work_mem").one(), "7MB");
+    assert_eq!(set.run("select pg_listening_channels()").one(), "from_a_block");
+}
