@@ -12,7 +12,8 @@ mod postgres;
 use std::time::{Duration, Instant};
 
 use link::{Link, Part};
-use pgmoor::continuity::state::{Setting, State, Transactional};
+use pgmoor::continuity::carried::{Setting, Transactional};
+use pgmoor::continuity::state::State;
 
 /// Any order of statements that may touch state.
 const POOL: &[&str] = &[

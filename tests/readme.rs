@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use clap::CommandFactory as _;
@@ -19,7 +19,7 @@ use pgmoor::ids::{Epoch, PodId, Timeline};
 use pgmoor::metrics::{Direction, JoinStep, Metrics, Reload, SessionState};
 use pgmoor::topology::routing::{Primary, Role, Route, RoutingTable, Vacancy};
 
-/// Two tests may write the file.
+/// With `UPDATE` some tests write the file while others read it.
 static README: Mutex<()> = Mutex::new(());
 
 fn root() -> PathBuf {
@@ -27,13 +27,18 @@ fn root() -> PathBuf {
 }
 
 fn readme() -> String {
+    let _alone = alone();
     fs::read_to_string(root().join("README.md")).unwrap()
+}
+
+fn alone() -> MutexGuard<'static, ()> {
+    README.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Holds the text between `<!-- NAME -->` and `<!-- end -->` against `wanted`; with `UPDATE` set it becomes that.
 fn hold(name: &str, wanted: &str) {
-    let _alone = README.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let text = readme();
+    let _alone = alone();
+    let text = fs::read_to_string(root().join("README.md")).unwrap();
     let (begin, end) = (format!("<!-- {name} -->\n"), "<!-- end -->");
     let from = text.find(&begin).unwrap_or_else(|| panic!("README.md has no {begin:?}")) + begin.len();
     let to = from + text[from..].find(end).unwrap();

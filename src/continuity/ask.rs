@@ -11,9 +11,10 @@ use crate::wire::message::write::frontend as write;
 use crate::wire::message::{DataRow, ReadyForQuery, Target};
 use crate::wire::{TxStatus, backend};
 
+use super::carried::{Setting, Transactional};
 use super::pins::{Pin, Pins};
 use super::restore::literal;
-use super::state::{Setting, State, Transactional};
+use super::state::State;
 
 /// The name of the prepared statement and of the portal, while the question is asked.
 const NAME: &str = "pgmoor_ask";

@@ -13,6 +13,7 @@
 //! is drained. Time is an argument.
 
 pub mod ask;
+pub mod carried;
 pub mod loss;
 mod names;
 pub mod pins;

@@ -12,7 +12,8 @@ use crate::wire::message::write::frontend as write;
 use crate::wire::message::{ErrorFields, Parse, ReadyForQuery, Target};
 use crate::wire::{TxStatus, backend};
 
-use super::state::{Prepared, Setting, State};
+use super::carried::{Prepared, Setting};
+use super::state::State;
 
 /// A statement that never was: to bind it makes PostgreSQL itself hold the transaction aborted.
 const LOST: &str = "pgmoor_transaction_lost";

@@ -1,7 +1,7 @@
 //! The rows of an answer, and what the state learns of them.
 
 use super::*;
-use crate::continuity::state::Prepared;
+use crate::continuity::carried::Prepared;
 use crate::wire::message::write::backend as reply;
 
 fn hear(ask: &mut Ask, state: &mut State, frame: &[u8]) -> Asked {
