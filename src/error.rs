@@ -7,16 +7,12 @@ use std::fmt;
 pub enum Code {
     /// Authentication failed.
     AuthFailed,
-    /// The backend was lost and this session had nothing that could be carried on.
-    BackendLost,
     /// PostgreSQL did not accept the session's login.
     BackendRefused,
     /// The outcome of a COMMIT or an autocommit statement is not known.
     CommitUnknown,
     /// No primary was proven within the hold time.
     HoldExpired,
-    /// A fault of pgmoor's own.
-    Internal,
     /// No replica (and no permitted primary) within the hold time.
     NoReplica,
     /// The named pod could not be reached within the hold time.
@@ -97,13 +93,11 @@ pub struct Entry {
 
 impl Code {
     /// Every code, in alphabetical order.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 17] = [
         Self::AuthFailed,
-        Self::BackendLost,
         Self::BackendRefused,
         Self::CommitUnknown,
         Self::HoldExpired,
-        Self::Internal,
         Self::NoReplica,
         Self::NoSuchPod,
         Self::Pinned,
@@ -135,15 +129,6 @@ impl Code {
                 Useless,
                 "auth_failed",
             ),
-            Self::BackendLost => line(
-                "08006",
-                Fatal,
-                "the connection to PostgreSQL was lost",
-                "Connect again.",
-                Backend,
-                Helps,
-                "backend_lost",
-            ),
             Self::BackendRefused => line(
                 "08004",
                 Fatal,
@@ -170,15 +155,6 @@ impl Code {
                 Backend,
                 Helps,
                 "hold_expired",
-            ),
-            Self::Internal => line(
-                "XX000",
-                Fatal,
-                "internal error of pgmoor",
-                "Please report it with pgmoor's log.",
-                Us,
-                Helps,
-                "internal",
             ),
             Self::NoReplica => line(
                 "57P03",

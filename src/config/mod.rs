@@ -160,9 +160,9 @@ pub struct Continuity {
     pub release_max: usize,
     /// TCP, TLS and login to one pod, together.
     pub connect_timeout: Duration,
-    /// How long a drain waits for open transactions and pins.
+    /// How long SIGTERM waits for sessions that are in the midst of something.
     pub drain_deadline: Duration,
-    /// Ask the old backend for the session's state before a planned move, and wait this long for the answer;
+    /// Ask the backend for what the wire does not tell of the session's state; before a planned move, wait this long;
     /// `None`: go by what was seen on the wire.
     pub ask: Option<Duration>,
 }

@@ -3,7 +3,7 @@
 //! The question goes by the extended protocol under a name of its own, so that the client's unnamed statement and its
 //! portals are not touched, and nothing is left behind.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::BytesMut;
 
@@ -69,11 +69,12 @@ impl Ask {
     }
 
     /// The bytes to send. Settings that no extension has declared (`my.name`) do not stand in `pg_settings`: those that
-    /// `state` knows of are asked for one by one.
+    /// `state` knows or suspects are asked for one by one.
     pub fn packet(state: &State) -> BytesMut {
         let mut question = QUESTION.to_owned();
-        for name in state.settled().settings.keys().filter(|name| is_custom(name)) {
-            let name = literal(name);
+        let known = state.settled().settings.keys().map(String::as_str);
+        let names: BTreeSet<&str> = known.chain(state.suspected()).filter(|name| is_custom(name)).collect();
+        for name in names.into_iter().map(literal) {
             question.push_str(&format!(" UNION ALL SELECT 's', {name}, pg_catalog.current_setting({name}, true)"));
         }
         let mut packet = BytesMut::new();

@@ -75,7 +75,12 @@ impl Names {
     pub(super) fn ran(&mut self, act: &Act) {
         match &act.verb {
             Verb::Prepare { name } => {
-                let executing = Act { verb: Verb::Execute { name: name.clone() }, hints: act.hints, text: Vec::new() };
+                let executing = Act {
+                    verb: Verb::Execute { name: name.clone() },
+                    hints: act.hints,
+                    configured: act.configured.clone(),
+                    text: Vec::new(),
+                };
                 self.parsed(name.as_bytes(), (!act.hints.is_empty()).then(|| script::of(executing)));
             }
             Verb::Deallocate { name: Some(name) } => self.closed(name.as_bytes()),

@@ -19,6 +19,8 @@ pub struct Act {
     pub verb: Verb,
     /// Calls in it that may change session state.
     pub hints: Hints,
+    /// The settings its calls of `set_config` name.
+    pub configured: Vec<String>,
     /// Its text, kept only where it would be run again to restore the state.
     pub text: Vec<u8>,
 }
@@ -36,7 +38,9 @@ pub fn read(text: &[u8], cut: bool) -> Meaning {
         .map(|statement| {
             let verb = statement.verb();
             let text = if is_rerun(&verb) { statement.text().to_vec() } else { Vec::new() };
-            Act { hints: statement.hints(), verb, text }
+            let hints = statement.hints();
+            let configured = if hints.set_config { statement.configured() } else { Vec::new() };
+            Act { verb, hints, configured, text }
         })
         .filter(|act| act.verb != Verb::Empty)
         .collect();

@@ -10,7 +10,7 @@
 //! Outside a transaction block, statements sent together are one implicit transaction: its base mark is taken at the
 //! first statement that changes anything.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::wire::TxStatus;
@@ -40,6 +40,8 @@ pub struct State {
     unnamed: Unnamed,
     pins: Pins,
     doubt: bool,
+    /// Settings with a dot in their name that a function may have set: the server shows them to those who ask by name.
+    suspected: BTreeSet<String>,
     /// Inside BEGIN … COMMIT, where an error undoes nothing by itself.
     in_block: bool,
     /// That block has failed: when it is left without a word, everything in it is undone.
@@ -75,6 +77,7 @@ impl State {
             unnamed: Unnamed::default(),
             pins: Pins::default(),
             doubt: false,
+            suspected: BTreeSet::new(),
             in_block: false,
             broken: false,
             discarding: false,
@@ -112,6 +115,11 @@ impl State {
     /// Something ran whose effect cannot be read off the wire: the backend should be asked at the next idle boundary.
     pub fn in_doubt(&self) -> bool {
         self.doubt
+    }
+
+    /// Settings to be asked for by name, besides those that are known to be set.
+    pub fn suspected(&self) -> impl Iterator<Item = &str> {
+        self.suspected.iter().map(String::as_str)
     }
 
     /// The backend could not be asked: what the wire told has to do.
@@ -171,7 +179,7 @@ impl State {
             Verb::Prepare { name } => self.remember(name.as_bytes(), Prepared::Sql(act.text.clone())),
             Verb::Deallocate { name: Some(name) } => self.forget(name.as_bytes()),
             Verb::Deallocate { name: None } => self.forget_all(),
-            Verb::Execute { name } => self.doubt |= self.is_loud(name.as_bytes()),
+            Verb::Execute { name } => self.executed(name.as_bytes()),
             Verb::DeclareCursor { hold: true, .. } => self.pins.insert(Pin::HeldCursor),
             Verb::CreateTemp => {
                 self.discarding = false;
@@ -310,6 +318,7 @@ impl State {
     /// The backend was asked: its answer is the truth.
     pub fn learn(&mut self, truth: Transactional, statements: BTreeMap<String, String>, pins: Pins) {
         self.doubt = false;
+        self.suspected.clear();
         self.now = Arc::new(truth);
         self.unmark();
         // A name that is not UTF-8 cannot have been told: it is taken to be there.
@@ -338,7 +347,19 @@ impl State {
         if act.hints.into_temp {
             self.pins.insert(Pin::TempObject);
         }
+        self.suspect(&act.configured);
         self.doubt = true;
+    }
+
+    fn suspect(&mut self, names: &[String]) {
+        for name in names.iter().filter(|name| name.contains('.')) {
+            let weight: usize = self.suspected.iter().map(String::len).sum();
+            if weight + name.len() > self.limit {
+                self.overflow();
+                return;
+            }
+            self.suspected.insert(name.clone());
+        }
     }
 
     fn change(&mut self, edit: impl FnOnce(&mut Transactional)) {
@@ -439,12 +460,22 @@ impl State {
         self.prepared.insert(name.to_vec(), prepared);
     }
 
-    /// A statement prepared by SQL in whose text calls were seen that may change the session.
-    fn is_loud(&self, name: &[u8]) -> bool {
-        match self.prepared.get(name) {
-            Some(Prepared::Sql(text)) => sql::statements(text).any(|statement| !statement.hints().is_empty()),
-            Some(Prepared::Protocol(body)) => Parse::read(body).is_ok_and(|parse| !sql::glance(parse.query)),
-            None => false,
+    /// A prepared statement ran by SQL `EXECUTE`: calls in its text may have changed the session.
+    fn executed(&mut self, name: &[u8]) {
+        let text = match self.prepared.get(name) {
+            Some(Prepared::Sql(text)) => text.clone(),
+            Some(Prepared::Protocol(body)) => match Parse::read(body) {
+                Ok(parse) if !sql::glance(parse.query) => {
+                    self.doubt = true;
+                    parse.query.to_vec()
+                }
+                Ok(_) | Err(_) => return,
+            },
+            None => return,
+        };
+        for statement in sql::statements(&text).filter(|statement| !statement.hints().is_empty()) {
+            self.doubt = true;
+            self.suspect(&statement.configured());
         }
     }
 

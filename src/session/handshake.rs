@@ -15,6 +15,7 @@ use bytes::BytesMut;
 use rand::Rng;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
 
 use crate::auth::{AuthError, Credentials, SCRAM_SHA_256, ServerFirst};
 use crate::config::{AuthMethod, Endpoint};
@@ -66,11 +67,19 @@ pub(super) struct Refusal {
 struct Reader {
     stream: Stream,
     unread: BytesMut,
+    /// When the login has to be finished.
+    deadline: Instant,
 }
 
-/// Leads one connection to its session.
-pub(super) async fn shake(shared: &Shared, socket: TcpStream, endpoint: Endpoint) -> Result<Arrival, Refusal> {
-    let mut reader = Reader { stream: Stream::Plain(socket), unread: BytesMut::new() };
+/// Leads one connection to its session. A client that keeps us waiting beyond `deadline` is told so; one that does not
+/// read either is the caller's to drop.
+pub(super) async fn shake(
+    shared: &Shared,
+    socket: TcpStream,
+    endpoint: Endpoint,
+    deadline: Instant,
+) -> Result<Arrival, Refusal> {
+    let mut reader = Reader { stream: Stream::Plain(socket), unread: BytesMut::new(), deadline };
     for _ in 0..REQUESTS {
         match reader.packet().await {
             Ok(None) => return Ok(Arrival::Gone),
@@ -105,16 +114,19 @@ impl Reader {
                 Ok(None) => {}
                 Err(error) => return Err(Complaint::with(Code::ProtocolViolation, error.to_string())),
             }
-            if self.unread.len() > MAX_STARTUP_PACKET || !self.more().await {
+            if self.unread.len() > MAX_STARTUP_PACKET || !self.more().await? {
                 return Ok(None);
             }
         }
     }
 
     /// Reads what is there. `false`: the connection ended.
-    async fn more(&mut self) -> bool {
+    async fn more(&mut self) -> Result<bool, Complaint> {
         self.unread.reserve(1024);
-        matches!(self.stream.read_buf(&mut self.unread).await, Ok(count) if count > 0)
+        match timeout_at(self.deadline, self.stream.read_buf(&mut self.unread)).await {
+            Ok(read) => Ok(matches!(read, Ok(count) if count > 0)),
+            Err(_) => Err(Complaint::new(Code::StartupTimeout)),
+        }
     }
 
     /// Answers an SSLRequest.
@@ -133,7 +145,7 @@ impl Reader {
                     return Ok(None);
                 }
                 match acceptor.accept(socket).await {
-                    Ok(stream) => Ok(Some(Self { stream, unread: BytesMut::new() })),
+                    Ok(stream) => Ok(Some(Self { stream, unread: BytesMut::new(), deadline: self.deadline })),
                     Err(error) => {
                         tracing::info!(%error, "TLS handshake with a client failed");
                         Ok(None)
@@ -255,7 +267,7 @@ impl Reader {
                 }
                 Step::Wait => {}
             }
-            if !self.more().await {
+            if !self.more().await? {
                 return Ok(None);
             }
         }

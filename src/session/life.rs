@@ -322,6 +322,9 @@ impl Life {
         }
         match self.shared.terms.ask {
             Some(patience) => {
+                // A planned move does not wait long. Otherwise nothing hurries, and a backend that is only slow is kept.
+                let patience =
+                    if self.machine.is_leaving() { patience } else { patience.max(self.shared.terms.connect) };
                 if let Some(end) = self.ask(patience).await {
                     return Some(end);
                 }

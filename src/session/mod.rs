@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, watch};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{Instrument, debug, info, info_span};
 
 use crate::backend;
@@ -149,7 +149,10 @@ pub async fn serve(shared: Arc<Shared>, socket: TcpStream, endpoint: Endpoint) {
     };
     let gauge = shared.metrics.session(endpoint, SessionState::Login);
     let peer = socket.peer_addr().ok();
-    let Ok(arrival) = timeout(shared.terms.login, handshake::shake(&shared, socket, endpoint)).await else {
+    let deadline = Instant::now() + shared.terms.login;
+    let shaken = handshake::shake(&shared, socket, endpoint, deadline);
+    // What is not told of the deadline (a TLS handshake, a client that reads nothing) is dropped a little later.
+    let Ok(arrival) = timeout_at(deadline + LAST_WORD, shaken).await else {
         shared.metrics.error(Code::StartupTimeout);
         debug!(?peer, "login not finished in time");
         return;

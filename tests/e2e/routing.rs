@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::process::Command;
 use tokio_postgres::NoTls;
 
+use crate::cluster::overlay::Overlay;
 use crate::cluster::proxy::Port;
 use crate::cluster::toolbox::PatroniVersion;
 use crate::cluster::trouble::eventually;
@@ -19,6 +20,7 @@ fn reads_and_writes_land_where_they_should() {
 
 async fn routed(stage: Arc<Stage>) {
     rights(&stage).await;
+    monitored(&stage).await;
     pgbench(&stage, Port::Rw, &["-i", "-s", "1", "-q"]).await;
     let primary = stage.cluster.primary().await.unwrap();
     replicated(&stage, &primary).await;
@@ -55,6 +57,27 @@ async fn rights(stage: &Stage) {
         let yes = answer.is_ok_and(|answer| answer.trim() == "yes");
         assert_eq!(yes, allowed, "{verb} {what}");
     }
+}
+
+/// deploy/monitoring is taken by an API server that knows the Prometheus operator's kind.
+async fn monitored(stage: &Stage) {
+    let definition = serde_json::json!({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": "servicemonitors.monitoring.coreos.com"},
+        "spec": {
+            "group": "monitoring.coreos.com", "scope": "Namespaced",
+            "names": {"kind": "ServiceMonitor", "plural": "servicemonitors", "singular": "servicemonitor"},
+            "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema":
+                {"type": "object", "x-kubernetes-preserve-unknown-fields": true}}}],
+        },
+    });
+    stage.cluster.plane().kubectl().apply(&definition.to_string()).await.unwrap();
+    let taken = || async {
+        Overlay::of("monitoring", stage.cluster.namespace()).apply(&stage.cluster.plane().kubectl()).await.ok()
+    };
+    eventually("the kind to be known", Duration::from_secs(20), taken).await.unwrap();
+    let found = stage.cluster.kubectl(&["get", "servicemonitors", "-o", "name"]).await.unwrap();
+    assert!(found.contains("pgmoor"), "{found}");
 }
 
 async fn pgbench(stage: &Stage, port: Port, args: &[&str]) -> String {

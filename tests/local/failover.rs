@@ -330,6 +330,7 @@ fn what_the_wire_cannot_tell_is_asked_for_at_once() {
     // State set where no SET stands.
     let mut set = Raw::login(moor.rw());
     set.run("select set_config('search_path', 'pg_catalog, public', false)");
+    set.run("select set_config('app.tenant', 'seven', false)");
     set.run("do $$ begin perform tune(); perform quietly(); end $$");
     assert_eq!(set.run("show work_mem").one(), "7MB");
     assert_eq!(moor.metric(r#"pgmoor_pins_total{reason="advisory_lock"}"#), 1.0);
@@ -339,5 +340,6 @@ fn what_the_wire_cannot_tell_is_asked_for_at_once() {
     assert_eq!(free.run("select 'free'").one(), "free");
     assert_eq!(set.run("show search_path").one(), "pg_catalog, public");
     assert_eq!(set.run("show work_mem").one(), "7MB");
+    assert_eq!(set.run("show app.tenant").one(), "seven");
     assert_eq!(set.run("select pg_listening_channels()").one(), "from_a_block");
 }

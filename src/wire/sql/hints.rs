@@ -66,3 +66,18 @@ pub(super) fn find(text: &[u8]) -> Hints {
     }
     hints
 }
+
+/// The settings that calls of `set_config` in the text name by a plain string, at any depth.
+pub(super) fn configured(text: &[u8]) -> Vec<String> {
+    let mut names = Vec::new();
+    let mut last = [None, None];
+    for token in Lexer::new(text) {
+        let [call, bracket] = last;
+        let named = call.is_some_and(|call: Token<'_>| call.name().as_deref() == Some("set_config"));
+        if named && bracket == Some(Token::Punct(b'(')) && matches!(token, Token::Text { .. }) {
+            names.extend(token.value().map(|name| name.to_ascii_lowercase()));
+        }
+        last = [bracket, Some(token)];
+    }
+    names
+}

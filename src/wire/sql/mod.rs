@@ -41,6 +41,13 @@ impl<'a> Statement<'a> {
         parse::verb(self.text)
     }
 
+    /// The settings that calls of `set_config` in it name by a plain string, in lower case; those behind a parameter or an
+    /// expression are not known.
+    #[must_use]
+    pub fn configured(&self) -> Vec<String> {
+        hints::configured(self.text)
+    }
+
     /// Calls and clauses in it, at any depth, that may change session state.
     #[must_use]
     pub fn hints(&self) -> Hints {

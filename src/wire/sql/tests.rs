@@ -296,6 +296,20 @@ fn escapes_that_are_no_escapes_stay() {
 }
 
 #[test]
+fn the_settings_that_set_config_names_are_found() {
+    let cases = [
+        ("SELECT set_config('app.tenant', $1, false)", vec!["app.tenant"]),
+        ("SELECT pg_catalog.set_config(E'App.X', 'v', false), set_config('b.c', 'd', true)", vec!["app.x", "b.c"]),
+        ("SELECT set_config($1, $2, false), set_config(a || 'b', 'c', false)", vec![]),
+        ("SELECT 'set_config(', ('not.this')", vec![]),
+    ];
+    for (text, names) in cases {
+        let found: Vec<String> = statements(text.as_bytes()).flat_map(|statement| statement.configured()).collect();
+        assert_eq!(found, names, "{text}");
+    }
+}
+
+#[test]
 fn hints_are_found_at_any_depth() {
     let none = Hints::default();
     let set_config = Hints { set_config: true, ..none };
