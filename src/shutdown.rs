@@ -7,6 +7,9 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 
+/// How long those that are stopped may take to say so to their clients.
+const LAST_WORDS: Duration = Duration::from_secs(3);
+
 /// Where in its life the process is. It only ever goes forward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
@@ -58,7 +61,7 @@ impl Shutdown {
         self.advance(Phase::Draining);
     }
 
-    /// Drains, waits at most `grace` for the tracked sessions, then stops.
+    /// Drains, waits at most `grace` for the tracked sessions, then stops, and gives the stopped ones time for a last word.
     /// Says how many sessions were still running when the time was over (0: all ended by themselves).
     ///
     /// # Cancel safety
@@ -72,6 +75,8 @@ impl Shutdown {
             Err(_) => self.sessions.len(),
         };
         self.advance(Phase::Stopped);
+        // Whoever was in the midst of something has a last word to say.
+        let _ = tokio::time::timeout(LAST_WORDS, self.sessions.wait()).await;
         left
     }
 

@@ -65,7 +65,8 @@ pub(super) struct Life {
     pins: Pins,
     /// Why it left its last backend: the label of the switch it is in.
     reason: &'static str,
-    left_at: Instant,
+    /// Since when it has wanted the backend it has now, or wants.
+    wanted_at: Instant,
     /// What the last failed join said.
     refusal: Option<String>,
 }
@@ -77,6 +78,7 @@ enum Woken {
     Joined(Box<Result<Joined, JoinError>>),
     Relay(Event),
     Drain,
+    Stop,
 }
 
 /// How a session ends.
@@ -115,7 +117,7 @@ impl Life {
             berth: None,
             pins: Pins::default(),
             reason: "startup",
-            left_at: Instant::now(),
+            wanted_at: Instant::now(),
             refusal: None,
             shared,
         }
@@ -170,6 +172,7 @@ impl Life {
                     if let Some(end) = self.part("fenced") {
                         return Some(end);
                     }
+                    self.want_if_listening();
                 }
                 Command::Refuse(complaint) => {
                     if let Some(end) = self.refuse(complaint) {
@@ -193,11 +196,18 @@ impl Life {
             biased;
             changed = routes.changed() => match changed {
                 Ok(()) => Woken::Routes,
-                Err(_) => Woken::Drain, // the watch has ended: so does the process
+                Err(_) => Woken::Stop, // the watch has ended: so does the process
             },
             () = async { sleep_until(deadline.unwrap_or_else(Instant::now)).await }, if deadline.is_some() => Woken::Tick,
             joined = async { match joining { Some(joining) => joining.await, None => std::future::pending().await } } => Woken::Joined(Box::new(joined)),
-            () = shared.shutdown.draining(), if !*draining => Woken::Drain,
+            woken = async {
+                if *draining {
+                    shared.shutdown.stopped().await;
+                    return Woken::Stop;
+                }
+                shared.shutdown.draining().await;
+                Woken::Drain
+            } => woken,
             event = poll_fn(|cx| {
                 let event = if attached { relay.poll_attached(cx, leave) } else { relay.poll_loose(cx, waiting) };
                 relay.count(FLUSH);
@@ -218,7 +228,10 @@ impl Life {
 
     async fn react(&mut self, woken: Woken) -> Option<End> {
         match woken {
-            Woken::Routes => self.decide(Input::Routes),
+            Woken::Routes => {
+                self.decide(Input::Routes);
+                self.want_if_listening(); // one whose wait had an end listens again as soon as somebody is there
+            }
             Woken::Tick => self.decide(Input::Tick),
             Woken::Joined(joined) => {
                 self.joining = None;
@@ -233,6 +246,7 @@ impl Life {
                     return Some(End::Said(Complaint::new(Code::ShuttingDown)));
                 }
             }
+            Woken::Stop => return Some(End::Said(Complaint::new(Code::ShuttingDown))),
             Woken::Relay(event) => return self.relayed(event).await,
         }
         None
@@ -243,7 +257,7 @@ impl Life {
             Event::ClientGone | Event::Terminated | Event::BackendEnded => Some(End::Silent),
             Event::Violation(complaint) => Some(End::Said(complaint)),
             Event::Demand => {
-                self.decide(Input::Wanted);
+                self.want();
                 None
             }
             Event::BackendLost(suspicion) => self.lost(suspicion),
@@ -270,7 +284,7 @@ impl Life {
     /// A backend is there, in this session's state.
     fn attach(&mut self, joined: Joined) {
         let Joined { target, stream, received, parameters, key, status } = joined;
-        info!(pod = %target.pod, reason = self.reason, took_ms = self.left_at.elapsed().as_millis() as u64, "backend joined");
+        info!(pod = %target.pod, reason = self.reason, took_ms = self.wanted_at.elapsed().as_millis() as u64, "backend joined");
         self.relay.attach(stream, &received, &parameters);
         self.relay.pipeline.settle(status);
         self.berth = Some(target.pod.clone());
@@ -363,14 +377,13 @@ impl Life {
         if let Stage::Leaving { why, .. } = self.machine.stage() {
             self.reason = why.as_str();
         }
-        self.left_at = Instant::now();
         self.berth = None;
         self.place.moor(None);
         if let Some(stream) = self.relay.detach() {
             take_leave(stream).await;
         }
         self.decide(Input::Left);
-        self.seek_if_listening();
+        self.want_if_listening();
     }
 
     /// The backend ended by itself.
@@ -381,7 +394,7 @@ impl Life {
         let end = self.part(suspicion.as_str());
         if end.is_none() {
             self.decide(Input::Lost);
-            self.seek_if_listening();
+            self.want_if_listening();
         }
         end
     }
@@ -391,7 +404,6 @@ impl Life {
         let pod = self.berth.take()?;
         self.place.moor(None);
         self.reason = reason;
-        self.left_at = Instant::now();
         let pins = self.relay.state.pins();
         let depth = self.relay.pipeline.depth();
         info!(%pod, reason, in_flight = depth, status = ?self.relay.pipeline.status(), "backend lost");
@@ -409,10 +421,18 @@ impl Life {
         None
     }
 
-    /// A session that listens wants a backend even while its client is silent.
-    fn seek_if_listening(&mut self) {
-        if self.relay.state.listens() {
+    /// A request, or a channel, needs a backend.
+    fn want(&mut self) {
+        if *self.machine.stage() == Stage::Loose {
+            self.wanted_at = Instant::now();
             self.decide(Input::Wanted);
+        }
+    }
+
+    /// A session that listens wants a backend even while its client is silent.
+    fn want_if_listening(&mut self) {
+        if self.relay.state.listens() {
+            self.want();
         }
     }
 

@@ -239,6 +239,8 @@ fn a_hold_has_an_end_and_a_cap_and_the_session_outlives_both() {
     let small = Moor::start(&Plan { continuity: "held_sessions = 1".to_owned(), ..pair.plan() });
     let mut kept = Raw::login(brief.rw());
     kept.run("set work_mem = '6MB'");
+    let mut listener = Raw::login(brief.rw());
+    listener.run("listen news");
     let (mut first, mut second) = (Raw::login(small.rw()), Raw::login(small.rw()));
     // A restart in good order: nobody who is idle notices.
     pair.stop();
@@ -258,6 +260,11 @@ fn a_hold_has_an_end_and_a_cap_and_the_session_outlives_both() {
     assert_eq!((reply.code(), reply.status), ("53300", 'I'));
     pair.restart();
     assert_eq!(first.reply().one(), "held");
+    until("the listener, whose wait had ended, to listen again", || {
+        first.run("notify news, 'here'");
+        listener.stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        (listener.frame().ok()?.0 == b'A').then_some(())
+    });
     assert_eq!(second.run("select 'too'").one(), "too");
     until("the primary to be proven again", || (kept.run("select 1").code() == "").then_some(()));
     assert_eq!(kept.run("show work_mem").one(), "6MB");

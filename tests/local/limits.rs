@@ -65,6 +65,18 @@ fn sigterm_lets_transactions_end_and_then_ends() {
 }
 
 #[test]
+fn a_transaction_beyond_the_drain_deadline_is_told_and_ended() {
+    let pair = shared();
+    let mut moor = Moor::start(&Plan { continuity: "drain_deadline = \"500ms\"".to_owned(), ..pair.plan() });
+    let mut busy = Raw::login(moor.rw());
+    busy.run("begin");
+    moor.signal("TERM");
+    let goodbye = busy.reply();
+    assert_eq!((goodbye.code(), goodbye.status), ("57P01", ' '));
+    assert_eq!(moor.wait_end(), Some(0));
+}
+
+#[test]
 fn a_client_that_breaks_the_protocol_is_told_and_closed() {
     let pair = shared();
     let moor = pair.moor();
