@@ -115,8 +115,15 @@ impl Server {
         let pid = pid.to_string();
         let pids = std::iter::once(pid.as_str()).chain(children.split_whitespace());
         // A child may have ended by itself since.
-        Command::new("kill").arg(signal).args(pids).stderr(Stdio::null()).status().unwrap();
+        kill().arg(signal).args(pids).stderr(Stdio::null()).status().unwrap();
     }
+}
+
+/// The shell's own `kill`: a bare machine has no other.
+fn kill() -> Command {
+    let mut command = Command::new("sh");
+    command.args(["-c", "kill \"$@\"", "kill"]);
+    command
 }
 
 impl Drop for Server {
@@ -124,7 +131,7 @@ impl Drop for Server {
         self.thaw();
         // SIGQUIT: the postmaster takes its children with it, at once.
         let pid = self.process.id().to_string();
-        let _ = Command::new("kill").args(["-QUIT", &pid]).status();
+        let _ = kill().args(["-QUIT", &pid]).status();
         let _ = self.process.wait();
     }
 }

@@ -423,7 +423,9 @@ pub(crate) fn run_psql(dsn: &str, args: &[&str], env: &[(&str, &str)]) -> (bool,
 
 /// Sends a signal to processes; those that are gone are no error.
 pub(crate) fn kill(signal: &str, pids: &[u32]) {
-    let mut command = Command::new("kill");
+    // The shell's own: a bare machine has no other.
+    let mut command = Command::new("sh");
+    command.args(["-c", "kill \"$@\"", "kill"]);
     command.arg(format!("-{signal}")).args(pids.iter().map(u32::to_string));
     command.stderr(Stdio::null()).status().unwrap();
 }

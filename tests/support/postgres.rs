@@ -73,6 +73,10 @@ impl Postgres {
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
         let data = folder.path().join("data");
         run(Command::new("cp").arg("-a").arg(&template).arg(&data))?;
+        if is_root() {
+            // The cache may come from a machine whose user postgres has another number.
+            run(Command::new("chown").args(["-R", "postgres:"]).arg(&data))?;
+        }
         let mut lines = format!("{SETTINGS}unix_socket_directories = '{}'\n", data.display());
         if let Some((certificate, key)) = tls {
             private(&data.join("server.crt"), certificate)?;
@@ -120,7 +124,9 @@ impl Postgres {
 
     /// Sends the postmaster a signal (`INT`: fast shutdown, `KILL`: crash, `STOP`: freeze).
     pub(crate) fn signal(&self, name: &str) -> io::Result<()> {
-        run(Command::new("kill").args([format!("-{name}"), self.child.id().to_string()]))
+        // The shell's own: a bare machine has no other.
+        let words = [format!("-{name}"), self.child.id().to_string()];
+        run(Command::new("sh").args(["-c", "kill \"$@\"", "kill"]).args(words))
     }
 
     /// Waits until the server has ended, at most for `START_WITHIN`.
