@@ -81,7 +81,7 @@ fn acceptor(tls: &ClientTls) -> Result<Option<TlsAcceptor>, TlsError> {
         ClientTls::Prefer(files) | ClientTls::Require(files) => files,
     };
     let clients = files.client_ca.clone().map_or(ClientCerts::Ignore, ClientCerts::Require);
-    TlsAcceptor::new(ServerFiles { cert: files.cert.clone(), key: files.key.clone(), clients }).map(Some)
+    TlsAcceptor::new(&ServerFiles { cert: files.cert.clone(), key: files.key.clone(), clients }).map(Some)
 }
 
 fn requires_tls(tls: &ClientTls) -> bool {

@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use parking_lot::RwLock;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
@@ -57,11 +56,10 @@ pub enum ClientCerts {
     Require(PathBuf),
 }
 
-/// Takes clients' TLS handshakes; clones share the certificate, and `reload` swaps it for all.
+/// Takes clients' TLS handshakes; clones share the certificate. Files that changed are taken up by a new one.
 #[derive(Clone, Debug)]
 pub struct TlsAcceptor {
-    files: Arc<ServerFiles>,
-    config: Arc<RwLock<Arc<ServerConfig>>>,
+    config: Arc<ServerConfig>,
 }
 
 /// How far PostgreSQL's certificate is looked at; libpq's `sslmode`.
@@ -94,19 +92,8 @@ impl TlsAcceptor {
     ///
     /// # Errors
     /// A file is missing or not what it should be.
-    pub fn new(files: ServerFiles) -> Result<Self, TlsError> {
-        let config = server_config(&files)?;
-        Ok(Self { files: Arc::new(files), config: Arc::new(RwLock::new(Arc::new(config))) })
-    }
-
-    /// Reads the files again; on error the old certificate stays in use. Handshakes under way are not touched.
-    ///
-    /// # Errors
-    /// As `new`.
-    pub fn reload(&self) -> Result<(), TlsError> {
-        let config = Arc::new(server_config(&self.files)?);
-        *self.config.write() = config;
-        Ok(())
+    pub fn new(files: &ServerFiles) -> Result<Self, TlsError> {
+        Ok(Self { config: Arc::new(server_config(files)?) })
     }
 
     /// Makes the handshake on a client's socket, after the `S` was sent. It has no deadline of its own. The caller must have
@@ -116,8 +103,8 @@ impl TlsAcceptor {
     /// # Errors
     /// The client's fault, or its connection broke.
     pub async fn accept(&self, socket: TcpStream) -> Result<Stream, TlsError> {
-        let config = Arc::clone(&self.config.read());
-        let tls = tokio_rustls::TlsAcceptor::from(config).accept(socket).await.map_err(handshake_error)?;
+        let tls =
+            tokio_rustls::TlsAcceptor::from(Arc::clone(&self.config)).accept(socket).await.map_err(handshake_error)?;
         Ok(Stream::TlsServer(Box::new(tls)))
     }
 }
