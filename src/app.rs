@@ -4,6 +4,7 @@
 //! the watches stop, then the operators' door.
 
 mod changes;
+mod operator;
 mod reading;
 mod release;
 mod reload;
@@ -18,7 +19,7 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{Mutex, Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -26,14 +27,16 @@ use tracing::{info, warn};
 
 use crate::admin::{self, SessionCounts, Sources};
 use crate::config::{self, Config, Endpoint, LogLevel};
+use crate::discovery::patroni::Patroni;
 use crate::discovery::{self, Discovery, DiscoveryError, PodTls};
 use crate::metrics::Metrics;
-use crate::net;
+use crate::net::{self, Stream};
 use crate::net::tls::TlsError;
 use crate::session::registry::Registry;
 use crate::session::{self, Realm, Shared};
 use crate::shutdown::Shutdown;
 
+use operator::{Operator, Ward};
 use reading::Reading;
 use reload::Reload;
 
@@ -102,10 +105,24 @@ pub async fn run(config: Config, path: PathBuf, set_level: SetLevel) -> Result<(
     for routes in &tables {
         tasks.spawn(release::paced(routes.clone(), shared.gates.clone()));
     }
-    let sources = Sources { metrics, tables, sessions: counter(&shared.registry), shutdown: watch.clone(), started };
-    let sources = Arc::new(sources);
-    let clusters = config.clusters.len();
+    let (clusters, registry) = (config.clusters.clone(), Arc::clone(&shared.registry));
     let mut reload = Reload::new(config, path, &reading, shared, set_level).map_err(|error| other(&error))?;
+    let mut wards = Vec::new();
+    for (cluster, discovery) in clusters.iter().zip(&watches) {
+        let ward = Arc::new(ward(cluster, discovery, &registry, &metrics, reload.config())?);
+        tasks.spawn(operator::keep(Arc::clone(&ward)));
+        wards.push(ward);
+    }
+    let (sessions, in_force) = (counter(&registry), reload.config());
+    let sources = Arc::new(Sources {
+        metrics,
+        tables,
+        sessions,
+        shutdown: watch.clone(),
+        started,
+        obey: Arc::new(Operator::new(wards)).obey(),
+        token: Arc::new(move || in_force.borrow().listen.admin_token.clone()),
+    });
     for listener in admin {
         tasks.spawn(operators(listener, Arc::clone(&sources)));
     }
@@ -113,6 +130,7 @@ pub async fn run(config: Config, path: PathBuf, set_level: SetLevel) -> Result<(
         info!(endpoint = endpoint.as_str(), address = ?listener.local_addr().ok(), "listening");
         tasks.spawn(clients(reload.shared(), listener, endpoint));
     }
+    let clusters = clusters.len();
     info!(version = env!("CARGO_PKG_VERSION"), config = %reload.path().display(), clusters, "pgmoor runs");
 
     tokio::select! {
@@ -120,7 +138,7 @@ pub async fn run(config: Config, path: PathBuf, set_level: SetLevel) -> Result<(
         never = reload.run() => match never {},
     }
     info!(sessions = watch.running(), "draining");
-    let left = shutdown.finish(reload.in_force().continuity.drain_deadline).await;
+    let left = shutdown.finish(reload.drain_deadline()).await;
     if left > 0 {
         warn!(sessions = left, "ended with sessions that were in the midst of something");
     }
@@ -158,6 +176,35 @@ async fn watch_cluster(
     Ok((discovery, realm))
 }
 
+/// What an operator's orders to a cluster need. A CA that cannot be read is told now, and read again when it is needed.
+fn ward(
+    cluster: &config::Cluster,
+    discovery: &Discovery,
+    registry: &Arc<Registry>,
+    metrics: &Arc<Metrics>,
+    in_force: watch::Receiver<Arc<Config>>,
+) -> Result<Ward, Failure> {
+    if let Some(patroni) = &cluster.patroni {
+        Patroni::new(patroni).map_err(|error| Failure::Tls(format!("the Patroni of cluster {}", cluster.name), error))?;
+    }
+    Ok(Ward {
+        name: cluster.name.clone(),
+        routes: discovery.routes.clone(),
+        drains: discovery.drains.clone(),
+        patroni: cluster.patroni.clone(),
+        registry: Arc::clone(registry),
+        metrics: Arc::clone(metrics),
+        patience: Arc::new(move || {
+            let continuity = &in_force.borrow().continuity;
+            // Those who have left wait meanwhile, and Patroni needs its time as well.
+            continuity.drain_deadline.min(continuity.hold / 2)
+        }),
+        marks: Mutex::default(),
+        switching: Mutex::default(),
+        timed: Notify::new(),
+    })
+}
+
 fn counter(registry: &Arc<Registry>) -> Arc<dyn Fn() -> SessionCounts + Send + Sync> {
     let registry = Arc::clone(registry);
     Arc::new(move || {
@@ -176,9 +223,9 @@ async fn clients(shared: watch::Receiver<Arc<Shared>>, listener: TcpListener, en
             () = shutdown.draining() => return,
         };
         match accepted {
-            Ok((socket, _)) => {
+            Ok((socket, peer)) => {
                 let shared = Arc::clone(&shared.borrow());
-                shutdown.spawn_session(session::serve(shared, socket, endpoint));
+                shutdown.spawn_session(session::serve(shared, Stream::Plain(socket), Some(peer), endpoint));
             }
             Err(error) => {
                 // Out of file descriptors, most likely: others have to leave first.

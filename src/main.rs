@@ -25,6 +25,8 @@ fn main() -> ExitCode {
         Command::Run { config } => with_config(config, run),
         Command::Check { config } => with_config(config, check),
         Command::Status(args) => finish(&mut runtime::Builder::new_current_thread(), cli::status(&args)),
+        Command::Drain(args) => finish(&mut runtime::Builder::new_current_thread(), cli::drain(&args)),
+        Command::Switchover(args) => finish(&mut runtime::Builder::new_current_thread(), cli::switchover(&args)),
     }
 }
 

@@ -130,9 +130,13 @@ pub struct Metrics {
     probes: IntCounterVec,
     cancels: IntCounterVec,
     pins: IntCounterVec,
+    replays: IntCounterVec,
+    commits: IntCounterVec,
     fenced: IntCounter,
     auth_failures: IntCounter,
     reloads: IntCounterVec,
+    switchovers: IntCounterVec,
+    drain_marks: IntGaugeVec,
     pod_role: IntGaugeVec,
     route_epoch: IntGaugeVec,
     timeline: IntGaugeVec,
@@ -185,9 +189,28 @@ impl Metrics {
             probes: counters(r, "probes_total", "Probes of pods, by outcome.", &["cluster", "outcome"])?,
             cancels: counters(r, "cancels_total", "Cancel requests, by outcome.", &["outcome"])?,
             pins: counters(r, "pins_total", "Times a session became tied to its backend, by reason.", &["reason"])?,
+            replays: counters(
+                r,
+                "replays_total",
+                "Transactions and statements that lost their server, by what became of them, and why.",
+                &["outcome", "reason"],
+            )?,
+            commits: counters(
+                r,
+                "commit_outcomes_total",
+                "COMMITs whose answer was lost, by what became of them.",
+                &["outcome"],
+            )?,
             fenced: counter(r, "fenced_total", "Backends cut because their primary was superseded.")?,
             auth_failures: counter(r, "auth_failures_total", "Logins refused for a wrong user or password.")?,
             reloads: counters(r, "reloads_total", "Times the configuration was read again, by outcome.", &["outcome"])?,
+            switchovers: counters(
+                r,
+                "switchovers_total",
+                "Switchovers asked of Patroni on an operator's order, by outcome.",
+                &["cluster", "outcome"],
+            )?,
+            drain_marks: gauges(r, "drain_marks", "Pods that operators have marked to be left.", &["cluster"])?,
             pod_role: gauges(
                 r,
                 "pod_role",
@@ -264,6 +287,16 @@ impl Metrics {
         self.pins.with_label_values(&[reason]).inc();
     }
 
+    /// A transaction that lost its server was run again, or not.
+    pub fn replayed(&self, outcome: &'static str, reason: &'static str) {
+        self.replays.with_label_values(&[outcome, reason]).inc();
+    }
+
+    /// A COMMIT whose answer was lost was asked for.
+    pub fn commit_settled(&self, outcome: &'static str) {
+        self.commits.with_label_values(&[outcome]).inc();
+    }
+
     /// A backend was cut because its primary was superseded.
     pub fn fenced(&self) {
         self.fenced.inc();
@@ -277,6 +310,16 @@ impl Metrics {
     /// The configuration was read again.
     pub fn reloaded(&self, outcome: Reload) {
         self.reloads.with_label_values(&[outcome.as_str()]).inc();
+    }
+
+    /// A switchover was tried.
+    pub fn switchover(&self, cluster: &ClusterName, outcome: &'static str) {
+        self.switchovers.with_label_values(&[cluster.as_str(), outcome]).inc();
+    }
+
+    /// So many pods are marked to be left now.
+    pub fn drain_marks(&self, cluster: &ClusterName, count: usize) {
+        self.drain_marks.with_label_values(&[cluster.as_str()]).set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// Shows a new routing table; pods that are not in it any more disappear.

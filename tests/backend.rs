@@ -202,10 +202,10 @@ async fn a_no_is_sorted_into_never_and_not_now() {
 async fn a_cancel_request_is_sent_and_waited_for() {
     let key = CancelKey { process_id: 42, secret: vec![1, 2, 3, 4] };
     let fake = Fake::serve(async |mut talk: Talk| talk.exactly(16).await).await;
-    backend::cancel(fake.address, &fake.tls(), &key, soon()).await.unwrap();
+    backend::cancel(&fake.target(), &key, soon()).await.unwrap();
     assert_eq!(fake.end().await, b"\0\0\0\x10\x04\xd2\x16\x2e\0\0\0\x2a\x01\x02\x03\x04");
 
     let fake = Fake::serve(async |talk: Talk| talk.silence().await).await;
-    let error = backend::cancel(fake.address, &fake.tls(), &key, fake::shortly()).await.unwrap_err();
+    let error = backend::cancel(&fake.target(), &key, fake::shortly()).await.unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::TimedOut);
 }

@@ -15,14 +15,14 @@ use std::time::Duration;
 
 use pgmoor::config::{self, Cluster, Databases, FixedPod, Preset, Probe, ServerTls};
 use pgmoor::discovery::{self, Discovery, PodTls};
-use pgmoor::ids::{ClusterName, PodName, Timeline};
+use pgmoor::ids::{ClusterName, Lsn, PodName, Timeline};
 use pgmoor::metrics::Metrics;
 use pgmoor::topology::evidence::Suspicion;
 use pgmoor::topology::routing::{Primary, Role, RoutingTable, Vacancy};
 use tokio_util::sync::CancellationToken;
 
 use api::{Api, Reply, Request};
-use server::Server;
+use server::{HistoryFile, Server};
 
 fn cluster(discovery: config::Discovery) -> Cluster {
     Cluster {
@@ -39,6 +39,7 @@ fn cluster(discovery: config::Discovery) -> Cluster {
         },
         lag_limit: Duration::from_secs(10),
         tls: ServerTls::Disable,
+        patroni: None,
     }
 }
 
@@ -69,6 +70,13 @@ impl Bench {
         let found = async { Arc::clone(&routes.wait_for(holds).await.unwrap()) };
         let found = tokio::time::timeout(Duration::from_secs(30), found).await;
         found.unwrap_or_else(|_| panic!("not in time: {what}; the last table: {:#?}", self.discovery.routes.borrow()))
+    }
+
+    /// Probes that ended so.
+    fn probes(&self, outcome: &str) -> u64 {
+        let text = self.metrics.render().unwrap();
+        let series = format!(r#"pgmoor_probes_total{{cluster="orders",outcome="{outcome}"}}"#);
+        text.lines().find_map(|line| line.strip_prefix(&series)).map_or(0, |count| count.trim().parse().unwrap())
     }
 
     /// Shuts down, and checks that the last table and the probes were counted.
@@ -119,10 +127,17 @@ async fn a_failover_of_real_servers() {
     bench.until("a frozen primary is proven no more", nobody).await;
     // The promotion's own checkpoint comes later: the timeline must not wait for it.
     b.promote();
-    bench.until("the promoted standby on its new timeline", |table| is_primary(table, "b", 2)).await;
+    let table = bench.until("the promoted standby on its new timeline", |table| is_primary(table, "b", 2)).await;
+    assert_eq!(table.history, None, "the prober may not read it, and is believed without");
     a.thaw();
     let fenced = |table: &Arc<RoutingTable>| is_primary(table, "b", 2) && role(table, "a") == Some(Role::Superseded);
     bench.until("the old primary is fenced", fenced).await;
+
+    // It comes as soon as it may be read.
+    b.grant_history();
+    let told = |table: &Arc<RoutingTable>| is_primary(table, "b", 2) && table.history.is_some();
+    let table = bench.until("the history", told).await;
+    assert_eq!(table.history.as_ref().unwrap().ended(Timeline(1)), Some(switch_point(&b.history(2), 1)));
 
     // A server that is gone says so at once when somebody doubts it.
     let id = bench.discovery.routes.borrow().pods[&PodName::new("b")].id.clone();
@@ -130,6 +145,82 @@ async fn a_failover_of_real_servers() {
     bench.discovery.evidence.report(&id, Suspicion::ConnectFailed);
     bench.until("nobody is left", nobody).await;
     bench.stop().await;
+}
+
+/// Where a history file says that a timeline was left: read here in another way than pgmoor does.
+fn switch_point(file: &str, timeline: u32) -> Lsn {
+    let line = file.lines().find(|line| line.starts_with(&format!("{timeline}\t")));
+    line.unwrap_or_else(|| panic!("no timeline {timeline} in {file:?}")).split('\t').nth(1).unwrap().parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_first_table_with_a_new_primary_knows_where_its_timeline_comes_from() {
+    if !server::is_installed() {
+        return;
+    }
+    let a = Server::primary();
+    a.grant_history();
+    let b = a.standby();
+    let cluster = cluster(config::Discovery::Fixed(vec![fixed("a", a.port), fixed("b", b.port)]));
+    let mut bench = Bench::new(&cluster).await;
+    let table = bench.until("timeline 1", |table| is_primary(table, "a", 1)).await;
+    assert_eq!(table.history.as_ref().map(|history| history.ancestors().count()), Some(0));
+
+    drop(a);
+    b.promote();
+    let table = bench.until("timeline 2", |table| is_primary(table, "b", 2)).await;
+    let history = table.history.as_ref().expect("the history of timeline 2 in the table that proves it");
+    let left = switch_point(&b.history(2), 1);
+    assert!(left > Lsn(0));
+    assert_eq!((history.timeline(), history.ended(Timeline(1))), (Timeline(2), Some(left)));
+
+    // Two timelines on, over another server: every ancestor, the oldest included.
+    let c = b.standby();
+    bench.stop().await;
+    let cluster = self::cluster(config::Discovery::Fixed(vec![fixed("b", b.port), fixed("c", c.port)]));
+    let mut bench = Bench::new(&cluster).await;
+    bench.until("timeline 2 again", |table| is_primary(table, "b", 2) && table.history.is_some()).await;
+    drop(b);
+    c.promote();
+    let table = bench.until("timeline 3", |table| is_primary(table, "c", 3)).await;
+    let ancestors: Vec<_> = table.history.as_ref().expect("the history of timeline 3").ancestors().collect();
+    let second = switch_point(&c.history(3), 2);
+    assert_eq!(ancestors, [(Timeline(1), left), (Timeline(2), second)]);
+    assert!(second > left);
+    bench.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_history_that_cannot_be_read_hinders_no_proof() {
+    if !server::is_installed() {
+        return;
+    }
+    let a = Server::primary();
+    a.grant_history();
+    let b = a.standby();
+    drop(a);
+    b.promote();
+    let whole = b.history(2);
+    let cluster = cluster(config::Discovery::Fixed(vec![fixed("b", b.port)]));
+    let cut = whole.trim_end();
+    for file in [HistoryFile::Missing, HistoryFile::Stuck, HistoryFile::Text(cut), HistoryFile::Text("")] {
+        b.set_history(2, file);
+        let mut bench = Bench::new(&cluster).await;
+        let table = bench.until("timeline 2", |table| is_primary(table, "b", 2)).await;
+        assert_eq!(table.history, None);
+        let (outcomes, asked) = (["unreachable", "timed_out", "refused", "garbled"], bench.probes("answered"));
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+        while bench.probes("answered") < asked + 3 {
+            assert!(tokio::time::Instant::now() < deadline, "the probes go on");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        b.set_history(2, HistoryFile::Text(&whole));
+        let table = bench.until("the history", |table| table.history.is_some()).await;
+        assert!(is_primary(&table, "b", 2));
+        assert_eq!(table.history.as_ref().unwrap().ended(Timeline(1)), Some(switch_point(&whole, 1)));
+        assert_eq!(outcomes.map(|outcome| bench.probes(outcome)), [0; 4], "{outcomes:?}");
+        bench.stop().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "a test's own helpers fail by panicking, as its body does")]
 #![allow(clippy::disallowed_methods, reason = "real processes live in real time")]
 
+#[path = "local/commit.rs"]
+mod commit;
 #[path = "local/copy.rs"]
 mod copy;
 #[path = "local/failover.rs"]

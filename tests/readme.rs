@@ -118,6 +118,7 @@ fn busy() -> Metrics {
         pods: [(id.name, route)].into(),
         floor: Timeline(1),
         stale: false,
+        history: None,
     });
     metrics
 }

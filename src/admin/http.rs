@@ -1,21 +1,25 @@
-//! The HTTP door of the operators: metrics, health and status. It only reads.
+//! The HTTP door of the operators: metrics, health and status to look at, and orders for planned moves.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
 use axum::Router;
-use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{ConnectInfo, Query, State};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::orders::{self, Answer, Drain, Obey, Order, Switchover};
 use super::page;
 use super::report::{Report, SessionCounts};
+use crate::config::Password;
 use crate::metrics::Metrics;
 use crate::shutdown::ShutdownWatch;
 use crate::topology::routing::RoutingTable;
@@ -31,6 +35,11 @@ const PATHS: &str = "\
 /status.json  the same, as JSON
 ";
 
+const ORDERS: &str = "\
+POST /drain?pod=NAME[&cluster=NAME][&wait=30s][&for=5m][&undo=true]          sessions leave the pod
+POST /switchover[?cluster=NAME][&to=NAME][&from=NAME][&wait=60s]             another pod becomes the primary
+";
+
 /// What the answers are made from.
 pub struct Sources {
     /// The counters.
@@ -43,6 +52,10 @@ pub struct Sources {
     pub shutdown: ShutdownWatch,
     /// The start of the process.
     pub started: Instant,
+    /// Carries orders out.
+    pub obey: Obey,
+    /// What those who order must show, at this moment.
+    pub token: Arc<dyn Fn() -> Option<Password> + Send + Sync>,
 }
 
 impl Sources {
@@ -67,7 +80,8 @@ impl Sources {
 pub async fn serve(listener: TcpListener, sources: Arc<Sources>) -> io::Result<()> {
     let watch = sources.shutdown.clone();
     let over = sources.shutdown.clone();
-    let served = axum::serve(listener, router(sources)).with_graceful_shutdown(async move { watch.stopped().await });
+    let service = router(sources).into_make_service_with_connect_info::<SocketAddr>();
+    let served = axum::serve(listener, service).with_graceful_shutdown(async move { watch.stopped().await });
     tokio::select! {
         outcome = served => outcome,
         () = async move {
@@ -85,7 +99,9 @@ fn router(sources: Arc<Sources>) -> Router {
         .route("/status.json", get(async |State(it): State<Arc<Sources>>| Json(it.report())))
         .route("/status", get(status))
         .route("/", get(status))
-        .fallback(async || (StatusCode::NOT_FOUND, format!("There is nothing here. There is:\n{PATHS}")))
+        .route("/drain", post(drain))
+        .route("/switchover", post(switchover))
+        .fallback(async || (StatusCode::NOT_FOUND, format!("There is nothing here. There is:\n{PATHS}{ORDERS}")))
         .with_state(sources)
 }
 
@@ -112,6 +128,49 @@ async fn status(State(sources): State<Arc<Sources>>) -> Html<String> {
     Html(page::render(&sources.report()))
 }
 
+type Asked<T> = Result<Query<T>, QueryRejection>;
+
+async fn drain(
+    State(sources): State<Arc<Sources>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    headers: HeaderMap,
+    query: Asked<Drain>,
+) -> Response {
+    order(&sources, peer, &headers, query, Order::Drain).await
+}
+
+async fn switchover(
+    State(sources): State<Arc<Sources>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    headers: HeaderMap,
+    query: Asked<Switchover>,
+) -> Response {
+    order(&sources, peer, &headers, query, Order::Switchover).await
+}
+
+async fn order<T>(
+    sources: &Sources,
+    peer: SocketAddr,
+    headers: &HeaderMap,
+    query: Asked<T>,
+    order: impl FnOnce(T) -> Order,
+) -> Response {
+    let answer = match (orders::refusal((sources.token)().as_ref(), peer.ip(), headers), query) {
+        (Some(refusal), _) => refusal,
+        (None, Err(error)) => {
+            Answer::new(StatusCode::BAD_REQUEST, "not_understood", format!("{}; there is:\n{ORDERS}", error.body_text()))
+        }
+        (None, Ok(Query(what))) => {
+            let order = order(what);
+            tracing::info!(%peer, ?order, "an operator's order");
+            (sources.obey)(order).await
+        }
+    };
+    let Answer { status, told } = answer;
+    tracing::info!(%peer, status = status.as_u16(), outcome = told.outcome, "{}", told.message);
+    (status, Json(told)).into_response()
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::report::tests::table;
@@ -121,7 +180,7 @@ mod tests {
     use tokio::net::TcpStream;
 
     struct Door {
-        address: std::net::SocketAddr,
+        address: SocketAddr,
         table: watch::Sender<Arc<RoutingTable>>,
         shutdown: Shutdown,
         task: tokio::task::JoinHandle<io::Result<()>>,
@@ -138,16 +197,24 @@ mod tests {
             sessions: Arc::new(SessionCounts::default),
             shutdown: watch,
             started: Instant::now(),
+            obey: Arc::new(|order| {
+                Box::pin(async move { Answer::new(StatusCode::ACCEPTED, "heard", format!("{order:?}")) })
+            }),
+            token: Arc::new(|| None),
         };
         let task = tokio::spawn(serve(listener, Arc::new(sources)));
         Door { address, table: sender, shutdown, task }
     }
 
     impl Door {
-        /// The status and the whole answer.
         async fn get(&self, path: &str) -> (u16, String) {
+            self.ask("GET", path, "").await
+        }
+
+        /// The status and the whole answer.
+        async fn ask(&self, method: &str, path: &str, headers: &str) -> (u16, String) {
             let mut stream = TcpStream::connect(self.address).await.unwrap();
-            let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+            let request = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\r\n");
             stream.write_all(request.as_bytes()).await.unwrap();
             let mut answer = String::new();
             stream.read_to_string(&mut answer).await.unwrap();
@@ -193,6 +260,25 @@ mod tests {
         let json = door.get("/status.json").await.1;
         let report: Report = serde_json::from_str(json.split("\r\n\r\n").nth(1).unwrap()).unwrap();
         assert_eq!(report.clusters[0].pods.len(), 2);
+        door.shutdown.finish(Duration::ZERO).await;
+    }
+
+    #[tokio::test]
+    async fn orders_are_posted_and_answered_in_json() {
+        let door = open().await;
+        let (status, answer) = door.ask("POST", "/drain?pod=pg-0&wait=3s", "").await;
+        assert_eq!(status, 202, "{answer}");
+        assert!(answer.contains("\"outcome\":\"heard\"") && answer.contains("pod: pg-0, cluster: None, wait: Some(3s)"), "{answer}");
+        assert_eq!(door.ask("POST", "/switchover", "").await.0, 202);
+        for (method, path, headers, wanted) in [
+            ("GET", "/drain?pod=pg-0", "", 405),
+            ("POST", "/drain", "", 400),
+            ("POST", "/switchover?too=pg-1", "", 400),
+            ("POST", "/drain?pod=pg-0", "Origin: http://evil.example\r\n", 403),
+        ] {
+            let (status, answer) = door.ask(method, path, headers).await;
+            assert_eq!(status, wanted, "{method} {path}: {answer}");
+        }
         door.shutdown.finish(Duration::ZERO).await;
     }
 }

@@ -1,6 +1,7 @@
 //! The operators' windows: what pgmoor knows and does, over HTTP.
 
 pub mod http;
+pub mod orders;
 mod page;
 pub mod report;
 

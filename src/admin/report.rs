@@ -66,6 +66,8 @@ pub struct ClusterReport {
     pub epoch: u64,
     /// The highest timeline proven on a primary; 0: none has been.
     pub timeline: u32,
+    /// Where each ancestor of the primary's timeline was left; `None`: no primary, or its history could not be read.
+    pub ancestors: Option<BTreeMap<u32, String>>,
     /// The watch is broken, and this is what was known last.
     pub stale: bool,
     /// Where writes go.
@@ -161,6 +163,10 @@ impl ClusterReport {
             name: table.cluster.to_string(),
             epoch: table.epoch.0,
             timeline: table.floor.0,
+            ancestors: table
+                .history
+                .as_ref()
+                .map(|history| history.ancestors().map(|(timeline, end)| (timeline.0, end.to_string())).collect()),
             stale: table.stale,
             writes: match &table.primary {
                 Primary::Proven { pod, .. } => Writes::To { pod: pod.name.to_string() },
@@ -223,8 +229,11 @@ impl PodReport {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::ids::{Epoch, Lsn, Timeline};
+    use crate::topology::history::History;
     use crate::topology::routing::Vacancy;
 
     /// A primary `pg-0`, and a replica `pg-1` that drains.
@@ -251,6 +260,7 @@ pub(super) mod tests {
             .into(),
             floor: Timeline(3),
             stale: false,
+            history: History::parse(Timeline(3), "1\t0/A0\tx\n2\t1/B\tx\n").ok().map(Arc::new),
         }
     }
 
@@ -275,6 +285,8 @@ pub(super) mod tests {
         assert_eq!(cluster.writes, Writes::To { pod: "pg-0".to_owned() });
         assert_eq!((cluster.pods[1].lag_ms, cluster.pods[1].replayed.as_deref()), (Some(1500), Some("1/AB")));
         assert!(report.not_ready.is_empty());
+        let ancestors = [(1, "0/A0".to_owned()), (2, "1/B".to_owned())].into();
+        assert_eq!(cluster.ancestors, Some(ancestors));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::config::{Cluster, Config, Continuity, Limits, Log, Routing};
+use crate::config::{Cluster, Config, Continuity, Limits, Listen, Log, Replay, Routing};
 use crate::ids::ClusterName;
 
 type Differs<T> = fn(&T, &T) -> bool;
@@ -12,6 +12,7 @@ const KEYS: &[(&str, Differs<Config>)] = &[
     ("listen.rw", |a, b| a.listen.rw != b.listen.rw),
     ("listen.ro", |a, b| a.listen.ro != b.listen.ro),
     ("listen.admin", |a, b| a.listen.admin != b.listen.admin),
+    ("listen.admin_token_file", |a, b| a.listen.admin_token != b.listen.admin_token),
     ("tls", |a, b| a.tls != b.tls),
     ("auth.method", |a, b| a.auth.method != b.auth.method),
     ("auth.users_file", |a, b| a.auth.users != b.auth.users),
@@ -28,6 +29,10 @@ const KEYS: &[(&str, Differs<Config>)] = &[
     ("continuity.drain_deadline", |a, b| a.continuity.drain_deadline != b.continuity.drain_deadline),
     ("continuity.ask", |a, b| a.continuity.ask.is_some() != b.continuity.ask.is_some()),
     ("continuity.ask_timeout", |a, b| matches!((a.continuity.ask, b.continuity.ask), (Some(a), Some(b)) if a != b)),
+    ("continuity.replay", |a, b| a.continuity.replay.is_some() != b.continuity.replay.is_some()),
+    ("continuity.replay_size", |a, b| replays(a, b).is_some_and(|(a, b)| a.size != b.size)),
+    ("continuity.replay_deadline", |a, b| replays(a, b).is_some_and(|(a, b)| a.deadline != b.deadline)),
+    ("continuity.commit_guard", |a, b| a.continuity.commit_guard != b.continuity.commit_guard),
     ("routing.ro_falls_back", |a, b| a.routing.ro_falls_back != b.routing.ro_falls_back),
     ("routing.zone", |a, b| a.routing.zone != b.routing.zone),
     ("routing.lag_limit", |a, b| a.routing.lag_limit != b.routing.lag_limit),
@@ -43,7 +48,12 @@ const CLUSTER_KEYS: &[(&str, Differs<Cluster>)] = &[
     ("discovery", |a, b| a.discovery != b.discovery),
     ("probe", |a, b| a.probe != b.probe),
     ("tls", |a, b| a.tls != b.tls),
+    ("patroni", |a, b| a.patroni != b.patroni),
 ];
+
+fn replays<'a>(a: &'a Config, b: &'a Config) -> Option<(&'a Replay, &'a Replay)> {
+    a.continuity.replay.as_ref().zip(b.continuity.replay.as_ref())
+}
 
 /// The keys whose values differ: `continuity.hold`, `cluster.orders.probe`; `cluster.orders` for one that came or went.
 pub(super) fn between(old: &Config, new: &Config) -> Vec<String> {
@@ -64,7 +74,7 @@ pub(super) fn between(old: &Config, new: &Config) -> Vec<String> {
 /// gates, and everything else new.
 pub(super) fn taken_up(old: &Config, new: &Config) -> Config {
     Config {
-        listen: old.listen.clone(),
+        listen: Listen { admin_token: new.listen.admin_token.clone(), ..old.listen.clone() },
         tls: new.tls.clone(),
         auth: new.auth.clone(),
         limits: Limits {
@@ -82,6 +92,8 @@ pub(super) fn taken_up(old: &Config, new: &Config) -> Config {
             connect_timeout: new.continuity.connect_timeout,
             drain_deadline: new.continuity.drain_deadline,
             ask: new.continuity.ask,
+            replay: new.continuity.replay.clone(),
+            commit_guard: new.continuity.commit_guard,
         },
         routing: Routing {
             ro_falls_back: new.routing.ro_falls_back,
@@ -164,13 +176,22 @@ mod tests {
         );
         check(
             &one(
-                "[continuity]\nhold = \"7s\"\nheld_sessions = 7\nrelease_start = 7\nrelease_max = 8\nconnect_timeout = \"7s\"\ndrain_deadline = \"7s\"\nask_timeout = \"7s\"",
+                "[continuity]\nhold = \"7s\"\nheld_sessions = 7\nrelease_start = 7\nrelease_max = 8\nconnect_timeout = \"7s\"\ndrain_deadline = \"7s\"\nask_timeout = \"7s\"\nreplay_size = \"7KiB\"\nreplay_deadline = \"7s\"\ncommit_guard = \"off\"",
                 "",
             ),
-            &["continuity.hold", "continuity.connect_timeout", "continuity.drain_deadline", "continuity.ask_timeout"],
+            &[
+                "continuity.hold",
+                "continuity.connect_timeout",
+                "continuity.drain_deadline",
+                "continuity.ask_timeout",
+                "continuity.replay_size",
+                "continuity.replay_deadline",
+                "continuity.commit_guard",
+            ],
             &["continuity.held_sessions", "continuity.release_start", "continuity.release_max"],
         );
         check(&one("[continuity]\nask = false", ""), &["continuity.ask"], &[]);
+        check(&one("[continuity]\nreplay = false", ""), &["continuity.replay"], &[]);
         check(
             &one("[routing]\nro_falls_back = false\nzone = \"z\"\nlag_limit = \"7s\"", ""),
             &["routing.ro_falls_back", "routing.zone"],

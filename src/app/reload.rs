@@ -31,7 +31,7 @@ pub(super) struct Reload {
     path: PathBuf,
     hangup: Signal,
     /// What holds now: the newest good configuration, except for the keys that wait for a restart.
-    in_force: Config,
+    in_force: watch::Sender<Arc<Config>>,
     /// The newest good configuration.
     wanted: Config,
     /// The files as they were when the newest good configuration was read.
@@ -62,7 +62,7 @@ impl Reload {
         Ok(Self {
             path,
             hangup: signal(SignalKind::hangup())?,
-            in_force: config.clone(),
+            in_force: watch::Sender::new(Arc::new(config.clone())),
             wanted: config,
             good: files.clone(),
             seen,
@@ -77,9 +77,14 @@ impl Reload {
         &self.path
     }
 
-    /// What holds now.
-    pub(super) fn in_force(&self) -> &Config {
-        &self.in_force
+    /// What holds, at any moment.
+    pub(super) fn config(&self) -> watch::Receiver<Arc<Config>> {
+        self.in_force.subscribe()
+    }
+
+    /// How long sessions may go on with what they are in the midst of, as it holds now.
+    pub(super) fn drain_deadline(&self) -> Duration {
+        self.in_force.borrow().continuity.drain_deadline
     }
 
     /// What sessions that start now are given.
@@ -125,17 +130,18 @@ impl Reload {
 
     fn take_up(&mut self, reading: &Reading) -> Result<metrics::Reload, String> {
         let wanted = reading.config.as_ref().map_err(ToString::to_string)?;
-        let taken = changes::taken_up(&self.in_force, wanted);
+        let in_force = Arc::clone(&self.in_force.borrow());
+        let taken = changes::taken_up(&in_force, wanted);
         let new_files = self.has_new(&reading.digests, reading::client_tls(&taken.tls));
         let shared = Arc::clone(&self.shared.borrow());
-        let shared = share::anew(&shared, &self.in_force, &taken, new_files);
+        let shared = share::anew(&shared, &in_force, &taken, new_files);
         let shared = shared.map_err(|error| format!("TLS towards clients: {error}"))?;
 
-        let mut changed = changes::between(&self.in_force, &taken);
+        let mut changed = changes::between(&in_force, &taken);
         changed.extend(new_files.then(|| "the files of tls".to_owned()));
         let news = !changed.is_empty() || *wanted != self.wanted;
         self.shared.send_replace(Arc::new(shared));
-        if taken.log.level != self.in_force.log.level {
+        if taken.log.level != in_force.log.level {
             (self.set_level)(taken.log.level);
         }
         let waiting = self.waiting(&taken, wanted, &reading.digests);
@@ -145,7 +151,8 @@ impl Reload {
         if !waiting.is_empty() {
             warn!(keys = waiting.join(", "), "these keys have changed and wait for a restart");
         }
-        (self.in_force, self.wanted) = (taken, wanted.clone());
+        self.in_force.send_replace(Arc::new(taken));
+        self.wanted = wanted.clone();
         self.good = reading.digests.clone();
         Ok(if news { metrics::Reload::Ok } else { metrics::Reload::Unchanged })
     }

@@ -7,7 +7,9 @@ use tokio::sync::Semaphore;
 use crate::backend::gate::{Gates, Pace};
 use crate::config::{ClientTls, Cluster, Config};
 use crate::metrics::Metrics;
+use crate::net::Dial;
 use crate::net::tls::{ClientCerts, ServerFiles, TlsAcceptor, TlsError};
+use crate::session::dice::Dice;
 use crate::session::people::People;
 use crate::session::{Realm, Shared, Terms};
 use crate::shutdown::ShutdownWatch;
@@ -33,6 +35,8 @@ pub(super) fn first(
         zone: config.routing.zone.clone(),
         terms: terms(config),
         gates: Gates::new(Pace { start: width(continuity.release_start), max: width(continuity.release_max) }),
+        dial: Dial::default(),
+        dice: Dice::default(),
         registry: Arc::default(),
         half_open: places(limits.startup_sessions),
         places: places(limits.sessions),
@@ -98,6 +102,9 @@ fn terms(config: &Config) -> Terms {
         hold: continuity.hold,
         connect: continuity.connect_timeout,
         ask: continuity.ask,
+        drain: continuity.drain_deadline,
+        replay: continuity.replay.clone(),
+        guard: continuity.commit_guard,
         message_size: limits.message_size,
         session_state: limits.session_state,
     }

@@ -2,18 +2,24 @@
 //!
 //! A gate has a width. `enter` takes a turn while fewer than `width` turns are out, else it queues. A login that
 //! succeeds widens the gate by one (so a healthy pod's rate doubles with every round of logins), one that fails halves
-//! it.
+//! it, and its turn comes back only after a pause, which doubles while nothing but failures come. So a pod that refuses
+//! everyone is asked by one login at a time, ten times a second, however many sessions want it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
+use tokio::time::sleep;
 
 use crate::ids::PodId;
 
 /// Gates kept before idle ones are forgotten. A forgotten gate begins anew at its first width.
 const REMEMBERED: usize = 256;
+
+/// How long a failed login's turn stays out: after the first setback, and at most.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(100));
 
 /// How wide a gate begins and how wide it may grow, in logins at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,26 +48,21 @@ struct Gate {
     width: usize,
     /// Turns given and not yet returned.
     out: usize,
+    /// Failures in a row; those of logins that ran side by side count once.
+    setbacks: u32,
     /// Who waits, by ticket: the lowest came first.
-    queue: BTreeMap<u64, oneshot::Sender<()>>,
+    queue: BTreeMap<u64, oneshot::Sender<u32>>,
     next_ticket: u64,
 }
 
-/// How a login ended, as far as the gate cares.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Outcome {
-    GivenUp,
-    Succeeded,
-    Failed,
-}
-
-/// Leave to log in now. Dropped without a word (the login was given up) it only makes room for the next.
+/// Leave to log in now: a turn. Dropped without a word (the login was given up) it only makes room for the next.
 #[derive(Debug)]
 #[must_use]
 pub struct Permit {
     gates: Gates,
     pod: PodId,
-    outcome: Outcome,
+    /// The gate's setbacks when the login began.
+    setbacks: u32,
 }
 
 /// What happens at one gate now.
@@ -84,10 +85,13 @@ impl Gates {
         }
     }
 
-    /// Narrows the pod's gate to its first width: the pod has just become primary, and everyone is coming.
+    /// Brings the pod's gate to its first width: the pod has just become primary, and everyone is coming. What failed
+    /// before says nothing any more.
     pub fn reopen(&self, pod: &PodId) {
         if let Some(gate) = self.shared.pods.lock().get_mut(pod) {
             gate.width = self.shared.start;
+            gate.setbacks = 0;
+            gate.give_turns();
         }
     }
 
@@ -104,12 +108,13 @@ impl Gates {
             (ticket, turn)
         };
         let mut place = Place { gates: self, pod, ticket, turn: Some(turn) };
-        if let Some(turn) = &mut place.turn {
+        let setbacks = match &mut place.turn {
             // The gate never drops a sender whose receiver still waits, so this ends with a turn.
-            let _ = turn.await;
-        }
+            Some(turn) => turn.await.unwrap_or_default(),
+            None => 0,
+        };
         place.turn = None;
-        Permit { gates: self.clone(), pod: pod.clone(), outcome: Outcome::GivenUp }
+        Permit { gates: self.clone(), pod: pod.clone(), setbacks }
     }
 
     /// What happens at the pod's gate; `None` if nobody has come lately.
@@ -128,22 +133,22 @@ impl Gates {
         pods.entry(pod.clone()).or_insert_with(|| Gate {
             width: self.shared.start,
             out: 0,
+            setbacks: 0,
             queue: BTreeMap::new(),
             next_ticket: 0,
         })
     }
 
-    fn returned(&self, pod: &PodId, outcome: Outcome) {
-        // The gate is there: one with turns out is never forgotten.
-        if let Some(gate) = self.shared.pods.lock().get_mut(pod) {
-            gate.width = match outcome {
-                Outcome::GivenUp => gate.width,
-                Outcome::Succeeded => (gate.width + 1).min(self.shared.max),
-                Outcome::Failed => (gate.width / 2).max(1),
-            };
+    /// Has a word with the gate of somebody who waits or has a turn: it is there, for such a gate is never forgotten.
+    fn at<T>(&self, pod: &PodId, word: impl FnOnce(&mut Gate) -> T) -> Option<T> {
+        self.shared.pods.lock().get_mut(pod).map(word)
+    }
+
+    fn give_back(&self, pod: &PodId) {
+        self.at(pod, |gate| {
             gate.out -= 1;
             gate.give_turns();
-        }
+        });
     }
 }
 
@@ -153,28 +158,48 @@ impl Gate {
             && let Some((_, turn)) = self.queue.pop_first()
         {
             // Fails if the waiter has gone: then the next one gets the turn.
-            if turn.send(()).is_ok() {
+            if turn.send(self.setbacks).is_ok() {
                 self.out += 1;
             }
         }
+    }
+
+    fn widen(&mut self, max: usize) {
+        self.width = (self.width + 1).min(max);
+        self.setbacks = 0;
+    }
+
+    /// A login has failed that began after `seen` setbacks: how long its turn stays out.
+    fn set_back(&mut self, seen: u32) -> Duration {
+        if seen == self.setbacks {
+            self.setbacks = self.setbacks.saturating_add(1);
+        }
+        self.width = (self.width / 2).max(1);
+        PAUSE.0.saturating_mul(1 << self.setbacks.saturating_sub(1).min(16)).min(PAUSE.1)
     }
 }
 
 impl Permit {
     /// The login succeeded: the gate widens by one.
-    pub fn succeeded(mut self) {
-        self.outcome = Outcome::Succeeded;
+    pub fn succeeded(self) {
+        let max = self.gates.shared.max;
+        self.gates.at(&self.pod, |gate| gate.widen(max));
     }
 
-    /// The login failed for a reason that may be the pod's: the gate halves.
-    pub fn failed(mut self) {
-        self.outcome = Outcome::Failed;
+    /// The login failed for a reason that may be the pod's: the gate halves, and the turn is given back after a pause.
+    /// Never waits; must be called within a tokio runtime.
+    pub fn failed(self) {
+        let pause = self.gates.at(&self.pod, |gate| gate.set_back(self.setbacks));
+        tokio::spawn(async move {
+            sleep(pause.unwrap_or_default()).await;
+            drop(self);
+        });
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.gates.returned(&self.pod, self.outcome);
+        self.gates.give_back(&self.pod);
     }
 }
 
@@ -184,7 +209,7 @@ struct Place<'a> {
     pod: &'a PodId,
     ticket: u64,
     /// `None` once the turn was taken.
-    turn: Option<oneshot::Receiver<()>>,
+    turn: Option<oneshot::Receiver<u32>>,
 }
 
 impl Drop for Place<'_> {
@@ -193,109 +218,12 @@ impl Drop for Place<'_> {
         // From here on a turn can no longer be given, but it may have been.
         turn.close();
         if turn.try_recv().is_ok() {
-            self.gates.returned(self.pod, Outcome::GivenUp);
-        } else if let Some(gate) = self.gates.shared.pods.lock().get_mut(self.pod) {
-            gate.queue.remove(&self.ticket);
+            self.gates.give_back(self.pod);
+        } else {
+            self.gates.at(self.pod, |gate| gate.queue.remove(&self.ticket));
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::future::Future;
-    use std::pin::{Pin, pin};
-    use std::task::{Context, Poll, Waker};
-
-    fn poll<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
-        future.poll(&mut Context::from_waker(Waker::noop()))
-    }
-
-    fn now<F: Future>(future: F) -> F::Output {
-        match poll(pin!(future)) {
-            Poll::Ready(output) => output,
-            Poll::Pending => panic!("not its turn"),
-        }
-    }
-
-    fn load(gates: &Gates, pod: &PodId) -> (usize, usize, usize) {
-        let load = gates.load(pod).unwrap();
-        (load.width, load.running, load.waiting)
-    }
-
-    fn narrow() -> (Gates, PodId) {
-        (Gates::new(Pace { start: 1, max: 3 }), PodId::new("pg-0", "a"))
-    }
-
-    #[test]
-    fn success_widens_up_to_the_limit_and_failure_halves() {
-        let (gates, pod) = narrow();
-        for width in [2, 3, 3] {
-            now(gates.enter(&pod)).succeeded();
-            assert_eq!(load(&gates, &pod), (width, 0, 0));
-        }
-        for width in [1, 1] {
-            now(gates.enter(&pod)).failed();
-            assert_eq!(load(&gates, &pod), (width, 0, 0));
-        }
-        now(gates.enter(&pod)).succeeded();
-        drop(now(gates.enter(&pod)));
-        assert_eq!(load(&gates, &pod), (2, 0, 0), "a login given up says nothing");
-        gates.reopen(&pod);
-        assert_eq!(load(&gates, &pod), (1, 0, 0));
-    }
-
-    #[test]
-    fn turns_go_in_order_and_a_wider_gate_lets_in_more() {
-        let (gates, pod) = narrow();
-        let running = now(gates.enter(&pod));
-        let mut first = pin!(gates.enter(&pod));
-        let mut second = pin!(gates.enter(&pod));
-        let mut third = pin!(gates.enter(&pod));
-        for waiting in [first.as_mut(), second.as_mut(), third.as_mut()] {
-            assert!(poll(waiting).is_pending());
-        }
-        assert_eq!(load(&gates, &pod), (1, 1, 3));
-        running.succeeded();
-        assert_eq!(load(&gates, &pod), (2, 2, 1));
-        assert!(poll(third.as_mut()).is_pending());
-        let Poll::Ready(_a) = poll(second.as_mut()) else { panic!("second") };
-        let Poll::Ready(_b) = poll(first.as_mut()) else { panic!("first") };
-        assert!(poll(third.as_mut()).is_pending());
-    }
-
-    #[test]
-    fn a_waiter_that_leaves_loses_no_turn() {
-        let (gates, pod) = narrow();
-        let running = now(gates.enter(&pod));
-        let mut last = Box::pin(gates.enter(&pod));
-        {
-            let mut gone = Box::pin(gates.enter(&pod));
-            assert!(poll(gone.as_mut()).is_pending());
-            assert!(poll(last.as_mut()).is_pending());
-            drop(running);
-            // `gone` was given the turn and is dropped without having looked.
-            assert_eq!(load(&gates, &pod), (1, 1, 1));
-        }
-        let Poll::Ready(permit) = poll(last.as_mut()) else { panic!("the turn is lost") };
-        {
-            let mut gone = Box::pin(gates.enter(&pod));
-            assert!(poll(gone.as_mut()).is_pending());
-        }
-        assert_eq!(load(&gates, &pod), (1, 1, 0), "left the queue");
-        drop(permit);
-        assert_eq!(load(&gates, &pod), (1, 0, 0));
-    }
-
-    #[test]
-    fn idle_gates_are_forgotten_and_busy_ones_are_not() {
-        let (gates, pod) = narrow();
-        let running = now(gates.enter(&pod));
-        for number in 0..3 * REMEMBERED {
-            drop(now(gates.enter(&PodId::new("pg-1", number.to_string()))));
-            assert!(gates.shared.pods.lock().len() <= REMEMBERED);
-        }
-        running.succeeded();
-        assert_eq!(load(&gates, &pod), (2, 0, 0));
-    }
-}
+mod tests;

@@ -12,14 +12,13 @@ use std::net::SocketAddr;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 use super::frames::{Talk, keep_parameter};
 use super::proof::Proof;
 use super::{Backend, ConnectError, Login, ServerError, Target};
+use crate::net::Stream;
 use crate::net::tls::{BackendTls, TlsError, TlsMode};
-use crate::net::{self, Stream};
 use crate::wire::message::write::frontend as write;
 use crate::wire::message::{Authentication, BackendKeyData, NegotiateProtocolVersion, ReadyForQuery};
 use crate::wire::{CancelKey, MAX_AUTH_FRAME, ProtocolVersion, TxStatus, backend as tag};
@@ -40,8 +39,7 @@ pub async fn connect(target: &Target, login: &Login<'_>, deadline: Instant) -> R
 }
 
 async fn log_in(target: &Target, login: &Login<'_>, deadline: Instant) -> Result<Backend, ConnectError> {
-    let socket = net::connect(target.address, deadline).await?;
-    let stream = secure(socket, target.address, &target.tls).await?;
+    let stream = secure(target.dial.open(target.address, deadline).await?, target.address, &target.tls).await?;
     let mut talk = Talk::new(stream, MAX_LOGIN_BYTES);
     let names = [("user", login.user), ("database", login.database)];
     let pairs = login.parameters.iter().map(|(name, value)| (name.as_str(), value.as_str()));
@@ -62,18 +60,23 @@ async fn log_in(target: &Target, login: &Login<'_>, deadline: Instant) -> Result
 }
 
 /// Asks for TLS if the mode wants it, and makes the handshake (protocol "SSL Session Encryption").
-async fn secure(mut socket: TcpStream, address: SocketAddr, tls: &BackendTls) -> Result<Stream, ConnectError> {
+async fn secure(mut stream: Stream, address: SocketAddr, tls: &BackendTls) -> Result<Stream, ConnectError> {
     match tls.mode() {
-        TlsMode::Disable => return Ok(Stream::Plain(socket)),
+        TlsMode::Disable => return Ok(stream),
         TlsMode::Prefer | TlsMode::Require | TlsMode::VerifyCa | TlsMode::VerifyFull => {}
     }
     let mut request = BytesMut::new();
     write::ssl_request(&mut request);
-    socket.write_all(&request).await?;
+    stream.write_all(&request).await?;
     // One byte exactly: what a man in the middle might send behind it must reach the TLS layer, not us.
-    match (socket.read_u8().await?, tls.mode()) {
-        (b'S', _) => Ok(tls.connect(socket, address).await?),
-        (b'N', TlsMode::Prefer) => Ok(Stream::Plain(socket)),
+    match (stream.read_u8().await?, tls.mode()) {
+        (b'S', _) => match stream {
+            Stream::Plain(socket) => Ok(tls.connect(socket, address).await?),
+            Stream::TlsServer(_) | Stream::TlsClient(_) | Stream::Memory(_) => {
+                Err(ConnectError::Tls("the server wants TLS where there is no socket for it".into()))
+            }
+        },
+        (b'N', TlsMode::Prefer) => Ok(stream),
         (b'N', _) => Err(ConnectError::Tls("the server does not speak TLS".into())),
         (other, _) => {
             let other = char::from(other);
@@ -134,10 +137,10 @@ async fn until_ready(talk: &mut Talk) -> Result<(Option<CancelKey>, BTreeMap<Str
 ///
 /// # Errors
 /// The server cannot be reached, or did not close by the deadline.
-pub async fn cancel(address: SocketAddr, tls: &BackendTls, key: &CancelKey, deadline: Instant) -> io::Result<()> {
+pub async fn cancel(target: &Target, key: &CancelKey, deadline: Instant) -> io::Result<()> {
     let sent = async {
-        let socket = net::connect(address, deadline).await?;
-        let mut stream = secure(socket, address, tls).await.map_err(|error| match error {
+        let stream = target.dial.open(target.address, deadline).await?;
+        let mut stream = secure(stream, target.address, &target.tls).await.map_err(|error| match error {
             ConnectError::Unreachable(error) => error,
             ConnectError::TimedOut
             | ConnectError::Refused(_)

@@ -9,8 +9,8 @@ use tokio::time::Instant;
 
 use crate::auth::{AuthError, Credentials};
 use crate::ids::PodId;
-use crate::net::Stream;
 use crate::net::tls::BackendTls;
+use crate::net::{Dial, Stream};
 use crate::wire::CancelKey;
 use crate::wire::message::{ErrorFields, ReadError, Severity};
 
@@ -22,7 +22,7 @@ mod query;
 
 pub use login::{cancel, connect};
 
-/// Where to connect: one incarnation of a pod, its present address, and the TLS to speak with it.
+/// Where to connect, and how: one incarnation of a pod, its present address, and the TLS to speak with it.
 #[derive(Clone, Debug)]
 pub struct Target {
     /// The pod.
@@ -31,6 +31,8 @@ pub struct Target {
     pub address: SocketAddr,
     /// TLS towards it.
     pub tls: BackendTls,
+    /// How connections to it are opened.
+    pub dial: Dial,
 }
 
 /// Who logs in.

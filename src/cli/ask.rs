@@ -1,4 +1,4 @@
-//! One HTTP/1.1 GET to a running pgmoor's admin address.
+//! One HTTP/1.1 request to a running pgmoor's admin address.
 
 use std::io;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// For the whole question and answer.
+/// For the whole question and answer, where nothing has to happen before it.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// A status of ten thousand pods is shorter.
 const LONGEST: u64 = 16 << 20;
@@ -16,8 +16,8 @@ const LONGEST: u64 = 16 << 20;
 pub(super) enum AskError {
     #[error("cannot be asked: {0}")]
     Io(#[from] io::Error),
-    #[error("no answer within {} seconds", PATIENCE.as_secs())]
-    TimedOut,
+    #[error("no answer within {} seconds", .0.as_secs())]
+    TimedOut(Duration),
     #[error("answered {status}: {body}")]
     Refused { status: u16, body: String },
     #[error("the answer is not HTTP/1.1 as pgmoor speaks it")]
@@ -26,14 +26,24 @@ pub(super) enum AskError {
 
 /// The body of a 200.
 pub(super) async fn get(admin: &str, path: &str) -> Result<String, AskError> {
-    let answer = tokio::time::timeout(PATIENCE, exchange(admin, path)).await;
-    read(&answer.map_err(|_| AskError::TimedOut)??)
+    ask(admin, &format!("GET {path} HTTP/1.1\r\n"), PATIENCE).await
 }
 
-async fn exchange(admin: &str, path: &str) -> io::Result<Vec<u8>> {
+/// The body of a 200.
+pub(super) async fn post(admin: &str, path: &str, token: Option<&str>, patience: Duration) -> Result<String, AskError> {
+    let token = token.map_or_else(String::new, |token| format!("Authorization: Bearer {token}\r\n"));
+    ask(admin, &format!("POST {path} HTTP/1.1\r\nContent-Length: 0\r\n{token}"), patience).await
+}
+
+async fn ask(admin: &str, head: &str, patience: Duration) -> Result<String, AskError> {
+    let answer = tokio::time::timeout(patience, exchange(admin, head)).await;
+    read(&answer.map_err(|_| AskError::TimedOut(patience))??)
+}
+
+async fn exchange(admin: &str, head: &str) -> io::Result<Vec<u8>> {
     let mut stream = TcpStream::connect(admin).await?;
     // The server closes after the answer, so the end of the stream is the end of the body.
-    let request = format!("GET {path} HTTP/1.1\r\nHost: {admin}\r\nConnection: close\r\n\r\n");
+    let request = format!("{head}Host: {admin}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
     let mut answer = Vec::new();
     stream.take(LONGEST).read_to_end(&mut answer).await?;

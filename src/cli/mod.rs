@@ -1,6 +1,7 @@
-//! The command line: what can be typed, and what the commands that only look answer.
+//! The command line: what can be typed, and the commands that talk to a pgmoor that runs.
 
 mod ask;
+mod planned;
 mod table;
 
 use std::fmt;
@@ -9,6 +10,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+
+pub use planned::{DrainArgs, SwitchoverArgs, Whom, drain, switchover};
 
 use crate::admin::Report;
 use crate::config::{AuthMethod, Config};
@@ -44,6 +47,15 @@ pub enum Command {
     },
     /// Show the clusters, pods and sessions of a pgmoor that runs.
     Status(StatusArgs),
+    /// Have sessions leave a pod, each at its next boundary.
+    ///
+    /// The mark is in the pgmoor that is asked, or in all that are named; the pod's annotation (pgmoor.io/drain) marks it for
+    /// every pgmoor. It ends when it is taken back, and when the pod is replaced.
+    Drain(DrainArgs),
+    /// Make another pod the primary: sessions wait between two transactions while Patroni hands over.
+    ///
+    /// With several pgmoors in front of one cluster, name all of them: the first asks Patroni, the others hold their sessions.
+    Switchover(SwitchoverArgs),
 }
 
 /// How to show the status.
@@ -133,9 +145,11 @@ fn counted(count: usize, what: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::admin::orders::Answer;
     use crate::admin::{SessionCounts, Sources, serve};
     use crate::metrics::Metrics;
     use crate::shutdown::Shutdown;
+    use axum::http::StatusCode;
     use clap::CommandFactory as _;
     use std::sync::Arc;
     use tokio::net::TcpListener;
@@ -149,6 +163,10 @@ mod tests {
         let args = Args::try_parse_from(["pgmoor", "status", "--json"]).unwrap();
         assert!(matches!(args.command, Command::Status(it) if it.json && !it.watch && it.admin == "127.0.0.1:9187"));
         assert!(Args::try_parse_from(["pgmoor", "run"]).is_err());
+        let args = Args::try_parse_from(["pgmoor", "drain", "pg-0", "--wait", "30s", "--admin", "a:1", "--admin", "b:2"]).unwrap();
+        assert!(matches!(args.command, Command::Drain(it) if it.pod == "pg-0" && it.whom.admin == ["a:1", "b:2"]));
+        let args = Args::try_parse_from(["pgmoor", "switchover", "--to", "pg-1"]).unwrap();
+        assert!(matches!(args.command, Command::Switchover(it) if it.wait == "60s" && it.whom.admin == ["127.0.0.1:9187"]));
     }
 
     #[test]
@@ -179,6 +197,8 @@ mod tests {
             sessions: Arc::new(SessionCounts::default),
             shutdown: watch,
             started: Instant::now(),
+            obey: Arc::new(|_| Box::pin(async { Answer::new(StatusCode::NOT_FOUND, "none", "no pod pg-9") })),
+            token: Arc::new(|| None),
         };
         let door = tokio::spawn(serve(listener, Arc::new(sources)));
         let text = picture(&args).await.unwrap();
@@ -186,6 +206,12 @@ mod tests {
         args.json = true;
         let json = picture(&args).await.unwrap();
         assert_eq!(serde_json::from_str::<Report>(&json).unwrap().phase, "serving");
+
+        let whom = |admin: &str| Whom { admin: vec![admin.to_owned()], token_file: None, cluster: None };
+        let order =
+            DrainArgs { pod: "pg-9".to_owned(), wait: None, lasting: None, undo: false, whom: whom(&args.admin) };
+        let failed = drain(&order).await.unwrap_err().to_string();
+        assert_eq!(failed, format!("{}: no pod pg-9", args.admin));
 
         shutdown.finish(Duration::ZERO).await;
         door.await.unwrap().unwrap();

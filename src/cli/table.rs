@@ -93,6 +93,7 @@ mod tests {
                 name: "orders".to_owned(),
                 epoch: 2,
                 timeline: 1,
+                ancestors: None,
                 stale: true,
                 writes: Writes::Wait { why: "contested".to_owned() },
                 sessions_without_pod: 1,

@@ -7,8 +7,8 @@ use super::cluster::Databases;
 use super::complain::ConfigError;
 use super::read::{Section, Source, Value, Zero};
 use super::{
-    Auth, AuthMethod, ClientTls, Config, Continuity, Limits, Listen, Log, LogFormat, LogLevel, Password, Routing,
-    Secret, TlsFiles, Users, build_cluster,
+    Auth, AuthMethod, ClientTls, Config, Continuity, Limits, Listen, Log, LogFormat, LogLevel, Password, Replay,
+    Routing, Secret, TlsFiles, Users, build_cluster,
 };
 use crate::ids::Zone;
 
@@ -52,6 +52,7 @@ fn listen(section: &Section<'_>) -> Result<Listen> {
         rw: door(section.written("rw"), 5432)?,
         ro: door(section.written("ro"), 5433)?,
         admin: door(Some(section.value_of("admin")?), 9187)?,
+        admin_token: section.written("admin_token_file").map(|value| secret_in(&value)).transpose()?,
     };
     if listen.rw.is_empty() && listen.ro.is_empty() {
         return Err(section.wrong("", "neither rw nor ro has an address; write rw = \"0.0.0.0:5432\""));
@@ -168,17 +169,20 @@ pub(super) fn password(section: &Section<'_>) -> Result<Option<Password>> {
     match (section.written("password"), section.written("password_file")) {
         (Some(_), Some(file)) => Err(file.wrong("stands beside `password`; leave one of them out")),
         (Some(value), None) => Ok(Some(Password::new(value.word()?))),
-        (None, Some(value)) => {
-            let (path, text) = value.file()?;
-            // Editors end a file with a newline; no password ends with one.
-            let text = text.trim_end_matches(['\r', '\n']);
-            if text.is_empty() {
-                return Err(value.wrong(format!("{} is empty", path.display())));
-            }
-            Ok(Some(Password::new(text)))
-        }
+        (None, Some(value)) => secret_in(&value).map(Some),
         (None, None) => Ok(None),
     }
+}
+
+/// What stands in the file this value names.
+fn secret_in(value: &Value<'_>) -> Result<Password> {
+    let (path, text) = value.file()?;
+    // Editors end a file with a newline; no password ends with one.
+    let text = text.trim_end_matches(['\r', '\n']);
+    if text.is_empty() {
+        return Err(value.wrong(format!("{} is empty", path.display())));
+    }
+    Ok(Password::new(text))
 }
 
 fn limits(section: &Section<'_>) -> Result<Limits> {
@@ -201,6 +205,10 @@ fn continuity(section: &Section<'_>) -> Result<Continuity> {
         )));
     }
     let ask_timeout = section.value_of("ask_timeout")?.duration(Zero::Refused)?;
+    let replay = Replay {
+        size: section.value_of("replay_size")?.size(4 << 10..=LONGEST_MESSAGE)?,
+        deadline: section.value_of("replay_deadline")?.duration(Zero::Refused)?,
+    };
     Ok(Continuity {
         hold: section.value_of("hold")?.duration(Zero::Allowed)?,
         held_sessions: section.value_of("held_sessions")?.count(0..=MANY)?,
@@ -209,6 +217,8 @@ fn continuity(section: &Section<'_>) -> Result<Continuity> {
         connect_timeout: section.value_of("connect_timeout")?.duration(Zero::Refused)?,
         drain_deadline: section.value_of("drain_deadline")?.duration(Zero::Allowed)?,
         ask: section.value_of("ask")?.flag()?.then_some(ask_timeout),
+        replay: section.value_of("replay")?.flag()?.then_some(replay),
+        commit_guard: section.value_of("commit_guard")?.choice(&[("off", false), ("on", true)])?,
     })
 }
 

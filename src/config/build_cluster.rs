@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::Routing;
 use super::build::password;
-use super::cluster::{Cluster, Databases, Discovery, FixedPod, Kubernetes, Preset, Probe, ServerTls};
+use super::cluster::{Cluster, Databases, Discovery, FixedPod, Kubernetes, Patroni, Preset, Probe, ServerTls};
 use super::complain::ConfigError;
 use super::read::{Section, Value, Zero};
 use crate::ids::{ClusterName, PodName};
@@ -20,6 +20,7 @@ pub(super) fn cluster(section: &Section<'_>, routing: &Routing) -> Result<Cluste
     let name = ClusterName::new(section.value_of("name")?.word()?);
     let discovery = discovery(&section.section("discovery")?)?;
     let tls = server_tls(&section.section("tls")?, &discovery)?;
+    let patroni = patroni(&section.section("patroni")?, &discovery)?;
     Ok(Cluster {
         name,
         databases: databases(section)?,
@@ -31,6 +32,7 @@ pub(super) fn cluster(section: &Section<'_>, routing: &Routing) -> Result<Cluste
         discovery,
         probe: probe(&section.section("probe")?)?,
         tls,
+        patroni,
     })
 }
 
@@ -139,6 +141,36 @@ fn probe(section: &Section<'_>) -> Result<Probe> {
         interval: section.value_of("interval")?.duration(Zero::Refused)?,
         timeout: section.value_of("timeout")?.duration(Zero::Refused)?,
     })
+}
+
+/// Where Kubernetes runs Patroni, it is there without a word; a fixed list, or labels that say nothing, may be anybody's.
+fn patroni(section: &Section<'_>, discovery: &Discovery) -> Result<Option<Patroni>> {
+    let expected = match discovery {
+        Discovery::Fixed(_) => false,
+        Discovery::Kubernetes(kubernetes) if !kubernetes.preset.takes_switchovers() => {
+            if section.is_written() {
+                let preset = kubernetes.preset.as_str();
+                let problem = format!("is of no use with preset = {preset:?}: ask that operator itself for a switchover");
+                return Err(section.wrong("", problem));
+            }
+            false
+        }
+        Discovery::Kubernetes(kubernetes) => kubernetes.preset != Preset::None,
+    };
+    if !expected && !section.is_written() {
+        return Ok(None);
+    }
+    let user = section.written("user").map(|value| value.word()).transpose()?;
+    let login = match (user, password(section)?) {
+        (Some(user), Some(password)) => Some((user, password)),
+        (None, None) => None,
+        (Some(_), None) => return Err(section.wrong("password", "is missing, and user is written")),
+        (None, Some(_)) => return Err(section.wrong("user", "is missing, and a password is written")),
+    };
+    let port = section.value_of("port")?;
+    let port = u16::try_from(port.count(1..=65535)?).map_err(|_| port.wrong("is not a port"))?;
+    let ca = section.written("ca").map(|value| value.path()).transpose()?;
+    Ok(Some(Patroni { port, login, ca }))
 }
 
 #[derive(Clone, Copy)]

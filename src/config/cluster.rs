@@ -24,6 +24,8 @@ pub struct Cluster {
     pub lag_limit: Duration,
     /// TLS towards its pods.
     pub tls: ServerTls,
+    /// How its Patroni is asked for a switchover; `None`: it has none that takes our word.
+    pub patroni: Option<Patroni>,
 }
 
 impl Cluster {
@@ -117,6 +119,15 @@ impl Preset {
         Self::None,
     ];
 
+    /// Whether its Patroni may be asked for a switchover. The other operators keep that to themselves: their own controller
+    /// decides, and would undo ours or lose track of it.
+    pub const fn takes_switchovers(self) -> bool {
+        match self {
+            Self::Patroni | Self::Zalando | Self::StackGres | Self::None => true,
+            Self::CloudNativePg | Self::Crunchy | Self::Percona | Self::KubeBlocks => false,
+        }
+    }
+
     /// As the configuration writes it.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -145,6 +156,17 @@ pub struct Probe {
     pub interval: Duration,
     /// A probe that takes longer has failed.
     pub timeout: Duration,
+}
+
+/// The REST interface of every pod's Patroni.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Patroni {
+    /// Its port, at the pod's own address.
+    pub port: u16,
+    /// Who may change things there, and his password; `None` where Patroni asks for neither.
+    pub login: Option<(String, Password)>,
+    /// With it TLS is spoken, and the certificate must be signed by this CA (PEM).
+    pub ca: Option<PathBuf>,
 }
 
 /// TLS towards a cluster's pods; the words are libpq's.

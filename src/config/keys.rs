@@ -43,7 +43,7 @@ const SECTIONS: &[(&str, &[Key])] = &[
             key("cluster", Section),
         ],
     ),
-    ("listen", &[key("rw", Nothing), key("ro", Nothing), key("admin", Means("\"127.0.0.1:9187\""))]),
+    ("listen", &[key("rw", Nothing), key("ro", Nothing), key("admin", Means("\"127.0.0.1:9187\"")), key("admin_token_file", Nothing)]),
     ("tls", &[key("mode", Means("\"off\"")), key("cert", Nothing), key("key", Nothing), key("client_ca", Nothing)]),
     ("auth", &[key("method", Means("\"scram-sha-256\"")), key("users_file", Nothing)]),
     (
@@ -67,6 +67,10 @@ const SECTIONS: &[(&str, &[Key])] = &[
             key("drain_deadline", Means("\"30s\"")),
             key("ask", Means("true")),
             key("ask_timeout", Means("\"1s\"")),
+            key("replay", Means("true")),
+            key("replay_size", Means("\"1MiB\"")),
+            key("replay_deadline", Means("\"30s\"")),
+            key("commit_guard", Means("\"on\"")),
         ],
     ),
     ("routing", &[key("ro_falls_back", Means("true")), key("zone", Nothing), key("lag_limit", Means("\"10s\""))]),
@@ -81,6 +85,7 @@ const SECTIONS: &[(&str, &[Key])] = &[
             key("discovery", Section),
             key("probe", Section),
             key("tls", Section),
+            key("patroni", Section),
         ],
     ),
     ("cluster.discovery", &[key("kubernetes", Section), key("fixed", Nothing)]),
@@ -109,6 +114,16 @@ const SECTIONS: &[(&str, &[Key])] = &[
         ],
     ),
     ("cluster.tls", &[key("mode", Means("\"disable\"")), key("ca", Nothing), key("dns", Nothing)]),
+    (
+        "cluster.patroni",
+        &[
+            key("port", Means("8008")),
+            key("user", Nothing),
+            key("password", Nothing),
+            key("password_file", Nothing),
+            key("ca", Nothing),
+        ],
+    ),
 ];
 
 /// The sections of the users file, by path.
@@ -126,7 +141,7 @@ const USERS_SECTIONS: &[(&str, &[Key])] = &[
 ];
 
 /// Keys of the contract that are still to come: said plainly instead of "not known".
-const LATER: &[&str] = &["listen.auto", "auth.auth_query", "pool", "continuity.replay", "continuity.commit_guard"];
+const LATER: &[&str] = &["listen.auto", "auth.auth_query", "pool"];
 
 /// Which file's keys are meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

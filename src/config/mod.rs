@@ -11,9 +11,10 @@ mod read;
 mod units;
 mod users;
 
-pub use cluster::{Cluster, Databases, Discovery, FixedPod, Kubernetes, Preset, Probe, ServerTls};
+pub use cluster::{Cluster, Databases, Discovery, FixedPod, Kubernetes, Patroni, Preset, Probe, ServerTls};
 pub use complain::ConfigError;
 pub use keys::{Absent, Key, keys};
+pub use units::duration;
 pub use users::{Password, ScramVerifier, Secret, Users};
 
 use std::net::SocketAddr;
@@ -88,8 +89,10 @@ pub struct Listen {
     pub rw: Vec<SocketAddr>,
     /// To a replica.
     pub ro: Vec<SocketAddr>,
-    /// HTTP for operators: metrics, probes, status.
+    /// HTTP for operators: metrics, probes, status, planned moves.
     pub admin: Vec<SocketAddr>,
+    /// What an operator must show who changes something there; `None`: only this machine's own may.
+    pub admin_token: Option<Password>,
 }
 
 /// TLS towards the clients.
@@ -160,11 +163,24 @@ pub struct Continuity {
     pub release_max: usize,
     /// TCP, TLS and login to one pod, together.
     pub connect_timeout: Duration,
-    /// How long SIGTERM waits for sessions that are in the midst of something.
+    /// How long sessions may go on with what they are in the midst of: on a draining pod, and after SIGTERM.
     pub drain_deadline: Duration,
     /// Ask the backend for what the wire does not tell of the session's state; before a planned move, wait this long;
     /// `None`: go by what was seen on the wire.
     pub ask: Option<Duration>,
+    /// Run a lost transaction again on the next primary; `None`: it is lost.
+    pub replay: Option<Replay>,
+    /// Ask for what tells a COMMIT's outcome, before every COMMIT of a transaction that wrote.
+    pub commit_guard: bool,
+}
+
+/// The bounds of running a lost transaction again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Replay {
+    /// Bytes of requests remembered of an open transaction, at most.
+    pub size: usize,
+    /// From the loss to the end of the replay.
+    pub deadline: Duration,
 }
 
 /// Which pod a reader gets.

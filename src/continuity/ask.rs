@@ -12,6 +12,7 @@ use crate::wire::message::{DataRow, ReadyForQuery, Target};
 use crate::wire::{TxStatus, backend};
 
 use super::carried::{Setting, Transactional};
+use super::guard;
 use super::pins::{Pin, Pins};
 use super::restore::literal;
 use super::state::State;
@@ -122,7 +123,7 @@ impl Ask {
             "l" => {
                 self.truth.channels.insert(name);
             }
-            "p" if name != NAME => {
+            "p" if name != NAME && name.as_bytes() != guard::NAME => {
                 self.statements.insert(name, value);
             }
             "c" => self.pins.insert(Pin::HeldCursor),

@@ -39,6 +39,21 @@ pub struct Wreck {
     pub open: Option<Answer>,
     /// What is left to be said or restored later.
     pub after: Aftermath,
+    /// Whether all of it may be run again instead.
+    pub chance: Chance,
+}
+
+/// What running everything again from the last idle boundary could do twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Chance {
+    /// Nothing was lost.
+    Needless,
+    /// Nothing: none of it can have been committed.
+    Open,
+    /// What the COMMIT that was sent last has committed, if it has.
+    Commit,
+    /// What was committed by the way, if anything was.
+    Doubtful,
 }
 
 /// The answer to one unit.
@@ -70,6 +85,13 @@ pub enum Aftermath {
     Failed,
     /// A transaction is open in the client's eyes, and it has not been told yet.
     Untold,
+}
+
+/// From where to where a unit may lead.
+#[derive(Clone, Copy, Debug)]
+struct Way {
+    start: Walk,
+    end: Walk,
 }
 
 /// One unit in flight.
@@ -139,7 +161,7 @@ impl Pipeline {
         for (at, unit) in units.iter().enumerate() {
             // What was said about the status before stands; what the first unit did since then comes with it.
             let committed_later = later_commits(&units[at + 1..], &walks[at + 1..]);
-            let answer = judge(unit, walks[at], status, committed_later);
+            let answer = judge(unit, walks[at].end, status, committed_later);
             status = answer.status;
             if !unit.closed && answer.word == Word::Nothing && !unit.told {
                 continue; // an open unit of which nothing is lost goes on elsewhere
@@ -156,9 +178,11 @@ impl Pipeline {
             TxStatus::InTransaction if !told => Aftermath::Untold,
             TxStatus::InTransaction | TxStatus::Failed => Aftermath::Failed,
         };
+        let lost = answers.iter().chain(&open).any(|answer| matches!(answer.word, Word::Error(_)));
+        let chance = if lost || after != Aftermath::Clean { chance(&units, &walks) } else { Chance::Needless };
         state.transaction_lost();
         self.clear(if after == Aftermath::Clean { TxStatus::Idle } else { TxStatus::Failed });
-        Wreck { answers, open, after }
+        Wreck { answers, open, after, chance }
     }
 
     /// The units in flight, the last one open if its Sync has not been sent.
@@ -169,16 +193,16 @@ impl Pipeline {
         let mut unit = Unit { begun, told: self.has_failed(), ..Unit::new() };
         for owed in self.owed() {
             match owed {
-                Owed::Query { meaning, done } => {
+                Owed::Query { meaning, done, .. } => {
                     unit.begun |= *done > 0;
                     unit.texts.push((meanings.deep(meaning), *done));
                     units.push(Unit { kind: Kind::Simple, closed: true, ..std::mem::replace(&mut unit, Unit::new()) });
                 }
-                Owed::Call => {
+                Owed::Call { .. } => {
                     unit.texts.push((None, 0));
                     units.push(Unit { kind: Kind::Simple, closed: true, ..std::mem::replace(&mut unit, Unit::new()) });
                 }
-                Owed::Sync => units.push(Unit { closed: true, ..std::mem::replace(&mut unit, Unit::new()) }),
+                Owed::Sync { .. } => units.push(Unit { closed: true, ..std::mem::replace(&mut unit, Unit::new()) }),
                 Owed::Execute { portal } => unit.texts.push((meanings.portal(portal, units.len()), 0)),
                 Owed::Parse { name, meaning, .. } => {
                     meanings.parsed(name, meaning, units.len());
@@ -189,7 +213,7 @@ impl Pipeline {
                     unit.asks = true;
                 }
                 Owed::Close { .. } | Owed::Describe => unit.asks = true,
-                Owed::CopyEnd { .. } => {}
+                Owed::CopyEnd { .. } | Owed::Ours => {}
             }
         }
         if self.is_open() {
@@ -199,12 +223,12 @@ impl Pipeline {
     }
 
     /// Where each unit may lead, from where it certainly began: outside a block, unless that is proven.
-    fn walks(&self, units: &[Unit]) -> Vec<Walk> {
+    fn walks(&self, units: &[Unit]) -> Vec<Way> {
         let mut walk = self.walk();
         let mut walks = Vec::with_capacity(units.len());
         for unit in units {
             let end = if unit.told { walk } else { unit.run(walk) };
-            walks.push(end);
+            walks.push(Way { start: walk, end });
             // If it fails half-way a block stays open, unless it may have been left before.
             let inside = walk.block && (unit.told || !end.ends);
             walk = Walk { block: inside, dead: inside && walk.dead && end.dead, ..Walk::default() };
@@ -274,9 +298,27 @@ impl<'a> Unresolved<'a> {
 }
 
 /// Whether what is open before these units may be committed by one of them.
-fn later_commits(units: &[Unit], walks: &[Walk]) -> bool {
-    let decisive = units.iter().zip(walks).find(|(unit, walk)| walk.commits || unit.rolls_back_first());
-    decisive.is_some_and(|(unit, walk)| walk.commits && !unit.rolls_back_first())
+fn later_commits(units: &[Unit], walks: &[Way]) -> bool {
+    let decisive = units.iter().zip(walks).find(|(unit, way)| way.end.commits || unit.rolls_back_first());
+    decisive.is_some_and(|(unit, way)| way.end.commits && !unit.rolls_back_first())
+}
+
+/// What may have been committed of these units.
+fn chance(units: &[Unit], walks: &[Way]) -> Chance {
+    let kept = |ways: &[Way]| ways.iter().all(|way| !way.end.may_commit());
+    if kept(walks) {
+        return Chance::Open;
+    }
+    let (Some((last, before)), Some((way, ways))) = (units.split_last(), walks.split_last()) else {
+        return Chance::Doubtful;
+    };
+    let Some(((Some(script), 0), texts)) = last.texts.split_last() else { return Chance::Doubtful };
+    let mut walk = way.start;
+    for (meaning, done) in texts {
+        walk.text(meaning, *done);
+    }
+    let only_there = kept(ways) && before.len() == ways.len() && walk.block && !walk.may_commit() && !last.told;
+    if only_there && script.only_commits() { Chance::Commit } else { Chance::Doubtful }
 }
 
 /// `walk`: where the unit may lead. `before`: the transaction in the client's eyes.

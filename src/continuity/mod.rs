@@ -4,9 +4,9 @@
 //!             Wanted                      Joined
 //!   Loose ─────────────► Joining ────────────────────► Attached ◄──┐ good again
 //!    ▲  ▲                 │   ▲                         │   │       │
-//!    │  │ hold            ▼   │ a target, or a retry    │   └──► Leaving   (still relaying, until idle)
+//!    │  │ hold            ▼   │ a target, or a retry    │   └──► Leaving   (still relaying, until idle or evicted)
 //!    │  └─ expired ── Holding ┘                         │           │
-//!    │                                                  │ Lost, Cut │ Left
+//!    │                                                  │ Lost, Cut │ Left, Evict
 //!    └──────────────────────────────────────────────────┴───────────┘
 //! ```
 //! The shell of a session feeds inputs and obeys commands; it decides nothing. After each input, [`Continuity::poll`]
@@ -14,6 +14,11 @@
 
 pub mod ask;
 pub mod carried;
+pub mod commit;
+mod foresight;
+pub mod guard;
+pub mod inquest;
+pub mod journal;
 pub mod loss;
 mod names;
 pub mod pins;
@@ -21,6 +26,8 @@ pub mod pipeline;
 pub mod restore;
 pub mod script;
 pub mod state;
+pub mod survey;
+mod undo;
 mod walk;
 
 use std::collections::VecDeque;
@@ -40,6 +47,8 @@ pub struct Settings {
     pub zone: Option<Zone>,
     /// How long a request waits for a backend before it is answered with an error.
     pub hold: Duration,
+    /// How long it may stay on a draining pod with what it cannot leave at once.
+    pub drain: Duration,
     /// First wait after a failed join; doubles up to `retry_most`.
     pub retry_first: Duration,
     /// Longest wait between two joins.
@@ -74,6 +83,8 @@ pub enum Input {
     Lost,
     /// As many sessions are held as may be.
     HoldRefused,
+    /// What was waited for is not wanted any more: the client was told.
+    GivenUp,
     /// Time has passed.
     Tick,
 }
@@ -96,6 +107,8 @@ pub enum Command {
     Release,
     /// Drop the backend now, whatever is in flight: its timeline is superseded.
     Cut,
+    /// Drop the backend now: its pod has drained long enough.
+    Evict,
     /// Answer the waiting request with this error; the session lives.
     Refuse(Complaint),
 }
@@ -125,6 +138,8 @@ pub enum Stage {
         pod: PodId,
         /// Why.
         why: LeaveReason,
+        /// When it is evicted.
+        until: Option<Instant>,
     },
 }
 
@@ -179,7 +194,8 @@ impl Continuity {
         match &self.stage {
             Stage::Holding(wait) => Some(wait.retry.map_or(wait.deadline, |retry| retry.min(wait.deadline))),
             Stage::Joining { wait, .. } => Some(wait.deadline),
-            Stage::Loose | Stage::Attached { .. } | Stage::Leaving { .. } => None,
+            Stage::Leaving { until, .. } => *until,
+            Stage::Loose | Stage::Attached { .. } => None,
         }
     }
 
@@ -193,7 +209,7 @@ impl Continuity {
                     self.seek(wait, world);
                 }
             }
-            Input::Joined => self.joined(world),
+            Input::Joined => self.joined(now, world),
             Input::JoinFailed => self.join_failed(now),
             Input::Left | Input::Lost => self.loosen(),
             Input::HoldRefused => {
@@ -202,6 +218,7 @@ impl Continuity {
                     self.commands.push_back(Command::Refuse(Complaint::new(Code::TooManyHeld)));
                 }
             }
+            Input::GivenUp => self.give_up(),
             Input::Tick => self.tick(now, world),
         }
     }
@@ -259,15 +276,23 @@ impl Continuity {
             },
             Stage::Attached { pod } | Stage::Leaving { pod, .. } => {
                 let pod = pod.clone();
-                self.stand(pod, world);
+                self.stand(now, pod, world);
             }
         }
     }
 
-    fn stand(&mut self, pod: PodId, world: World<'_>) {
+    fn stand(&mut self, now: Instant, pod: PodId, world: World<'_>) {
+        let drained = match &self.stage {
+            Stage::Leaving { until, .. } => *until,
+            Stage::Loose | Stage::Holding(_) | Stage::Joining { .. } | Stage::Attached { .. } => None,
+        };
         self.stage = match world.table.standing(&pod, &self.settings.need) {
             Standing::Good => Stage::Attached { pod },
-            Standing::Leave(why) => Stage::Leaving { pod, why },
+            Standing::Leave(why @ LeaveReason::Draining) => {
+                Stage::Leaving { pod, why, until: Some(drained.unwrap_or(now + self.settings.drain)) }
+            }
+            // What drained first and is a primary no more has no more time for it.
+            Standing::Leave(why) => Stage::Leaving { pod, why, until: drained },
             Standing::Cut => {
                 self.commands.push_back(Command::Cut);
                 Stage::Loose
@@ -275,13 +300,13 @@ impl Continuity {
         };
     }
 
-    fn joined(&mut self, world: World<'_>) {
+    fn joined(&mut self, now: Instant, world: World<'_>) {
         let Stage::Joining { pod, wait } = &self.stage else { return };
         let (pod, held) = (pod.clone(), wait.held);
         if held {
             self.commands.push_back(Command::Release);
         }
-        self.stand(pod, world); // the world may have moved while we joined
+        self.stand(now, pod, world); // the world may have moved while we joined
     }
 
     fn join_failed(&mut self, now: Instant) {
@@ -299,8 +324,27 @@ impl Continuity {
         }
     }
 
+    fn give_up(&mut self) {
+        let held = match &self.stage {
+            Stage::Joining { wait, .. } => {
+                self.commands.push_back(Command::StopJoin);
+                wait.held
+            }
+            Stage::Holding(wait) => wait.held,
+            Stage::Loose | Stage::Attached { .. } | Stage::Leaving { .. } => false,
+        };
+        if held {
+            self.commands.push_back(Command::Release);
+        }
+        self.stage = Stage::Loose;
+    }
+
     fn tick(&mut self, now: Instant, world: World<'_>) {
         match &self.stage {
+            Stage::Leaving { until: Some(until), .. } if now >= *until => {
+                self.commands.push_back(Command::Evict);
+                self.stage = Stage::Loose;
+            }
             Stage::Holding(wait) | Stage::Joining { wait, .. } if now >= wait.deadline => {
                 let (why, held) = (wait.why, wait.held);
                 if matches!(self.stage, Stage::Joining { .. }) {

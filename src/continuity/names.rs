@@ -16,12 +16,14 @@ const NAME: usize = 63;
 const MOST: usize = 4096;
 
 /// The names one backend knows.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Names {
     statements: BTreeMap<Vec<u8>, Meaning>,
     portals: BTreeMap<Vec<u8>, Meaning>,
     /// Some could not be remembered.
     wild: bool,
+    /// What statements meant before they were changed in this transaction, the latest last.
+    before: Vec<(Vec<u8>, Option<Meaning>)>,
 }
 
 /// The part of a name that counts.
@@ -50,7 +52,34 @@ impl Names {
 
     /// A statement was prepared.
     pub(super) fn parsed(&mut self, name: &[u8], meaning: Meaning) {
+        if meaning.is_some() || self.statements.contains_key(clip(name)) {
+            self.note(name);
+        }
         self.wild |= set(&mut self.statements, name, meaning, self.wild);
+    }
+
+    fn note(&mut self, name: &[u8]) {
+        if self.before.len() > MOST {
+            self.wild = true;
+        } else {
+            self.before.push((clip(name).to_vec(), self.statements.get(clip(name)).cloned()));
+        }
+    }
+
+    /// An idle boundary: what changes from now on belongs to the next transaction.
+    pub(super) fn checkpoint(&mut self) {
+        self.before.clear();
+    }
+
+    /// As it was at the last idle boundary.
+    pub(super) fn rewind(&mut self) {
+        while let Some((name, meaning)) = self.before.pop() {
+            match meaning {
+                Some(meaning) => self.statements.insert(name, meaning),
+                None => self.statements.remove(&name),
+            };
+        }
+        self.portals.clear();
     }
 
     /// A portal was made of a statement.
@@ -63,7 +92,10 @@ impl Names {
 
     /// A statement was closed.
     pub(super) fn closed(&mut self, name: &[u8]) {
-        self.statements.remove(clip(name));
+        if self.statements.contains_key(clip(name)) {
+            self.note(name);
+            self.statements.remove(clip(name));
+        }
     }
 
     /// Portals live no longer than their transaction.
@@ -85,7 +117,10 @@ impl Names {
             }
             Verb::Deallocate { name: Some(name) } => self.closed(name.as_bytes()),
             Verb::Deallocate { name: None } | Verb::Discard(Discard::All) => {
-                self.statements.retain(|name, _| name.is_empty());
+                let named: Vec<_> = self.statements.keys().filter(|name| !name.is_empty()).cloned().collect();
+                for name in named {
+                    self.closed(&name);
+                }
                 self.wild = false;
             }
             Verb::Empty

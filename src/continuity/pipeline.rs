@@ -44,16 +44,35 @@ pub struct Pipeline {
     spare: Vec<u8>,
     /// `standard_conforming_strings` is off: where statements end cannot be told.
     unreadable: bool,
+    /// In the open transaction a statement completed that may have written.
+    wrote: bool,
+}
+
+/// What the names of statements stand for, apart from the pipeline.
+#[derive(Clone, Debug)]
+pub struct Kept(Names);
+
+impl Kept {
+    /// As it was at the last idle boundary.
+    #[must_use]
+    pub fn at_start(mut self) -> Self {
+        self.0.rewind();
+        self
+    }
 }
 
 /// One message whose fate is open.
 #[derive(Debug)]
 pub(super) enum Owed {
+    /// `end`: where the request ends in all that the client ever sent.
     Query {
         meaning: Meaning,
         done: usize,
+        end: u64,
     },
-    Call,
+    Call {
+        end: u64,
+    },
     Parse {
         name: Vec<u8>,
         body: Option<Vec<u8>>,
@@ -74,7 +93,11 @@ pub(super) enum Owed {
     CopyEnd {
         count: usize,
     },
-    Sync,
+    Sync {
+        end: u64,
+    },
+    /// Requests of pgmoor's own: their replies are not the client's.
+    Ours,
 }
 
 /// What a reply says to the relay beyond "pass it on".
@@ -82,8 +105,8 @@ pub(super) enum Owed {
 pub enum Note {
     /// Nothing.
     Plain,
-    /// ReadyForQuery: a unit ended.
-    Ready(TxStatus),
+    /// ReadyForQuery: the unit that ended there in all that the client ever sent; `None`: one that was ignored before.
+    Ready(TxStatus, Option<u64>),
     /// A reply nobody is owed: the server broke the protocol, or we lost count. The backend is doubtful.
     Unexpected,
 }
@@ -124,14 +147,47 @@ impl Pipeline {
         script::read(text, cut || (self.unreadable && text.contains(&b'\\')))
     }
 
-    /// A simple Query goes out.
-    pub fn query(&mut self, meaning: Meaning) {
-        self.push_alone(Owed::Query { meaning, done: 0 });
+    /// A simple Query goes out. `end`: where it ends in all that the client ever sent.
+    pub fn query(&mut self, meaning: Meaning, end: u64) {
+        self.push_alone(Owed::Query { meaning, done: 0, end });
     }
 
     /// A FunctionCall goes out.
-    pub fn call(&mut self) {
-        self.push_alone(Owed::Call);
+    pub fn call(&mut self, end: u64) {
+        self.push_alone(Owed::Call { end });
+    }
+
+    /// Requests of pgmoor's own go out, between two of the client's.
+    pub fn ours(&mut self) {
+        self.owed.push_back(Owed::Ours);
+    }
+
+    /// The next reply is for pgmoor itself.
+    pub fn is_ours(&self) -> bool {
+        matches!(self.owed.iter().find(|owed| !matches!(owed, Owed::CopyEnd { .. })), Some(Owed::Ours))
+    }
+
+    /// How many requests of pgmoor's own have not been answered.
+    pub fn ours_count(&self) -> usize {
+        self.owed.iter().filter(|owed| matches!(owed, Owed::Ours)).count()
+    }
+
+    /// Whether requests of pgmoor's own would be read here: not behind an error, nor (if they are a unit by themselves)
+    /// within a unit of the client's, nor where a transaction has failed.
+    pub fn takes_ours(&self, alone: bool) -> bool {
+        !self.is_skipping() && !(alone && self.open) && self.status != TxStatus::Failed
+    }
+
+    /// The last reply to requests of pgmoor's own was there.
+    pub fn ours_answered(&mut self) {
+        if matches!(self.front(), Some(Owed::Ours)) {
+            self.owed.pop_front();
+        }
+    }
+
+    /// Whether a COMMIT sent now may have something to commit: something was written, or it is not known yet.
+    pub fn may_have_written(&self) -> bool {
+        self.wrote || !self.owed.is_empty()
     }
 
     /// A Parse goes out whole.
@@ -196,11 +252,11 @@ impl Pipeline {
     }
 
     /// A Sync goes out. Within a COPY FROM the server ignores it (protocol-flow, "COPY Operations").
-    pub fn sync(&mut self) {
+    pub fn sync(&mut self, end: u64) {
         if self.copying {
             self.stray_syncs += 1;
         } else {
-            self.owed.push_back(Owed::Sync);
+            self.owed.push_back(Owed::Sync { end });
             self.open = false;
         }
     }
@@ -290,7 +346,7 @@ impl Pipeline {
     /// CommandComplete: what the statement did, it did now.
     pub fn command_complete(&mut self, tag: &[u8], state: &mut State) -> Note {
         let (meaning, at) = match self.front() {
-            Some(Owed::Query { meaning, done }) => {
+            Some(Owed::Query { meaning, done, .. }) => {
                 *done += 1;
                 (meaning.clone(), *done - 1)
             }
@@ -302,6 +358,7 @@ impl Pipeline {
             _ => return Note::Unexpected,
         };
         (self.copying, self.stray_syncs) = (false, 0);
+        self.wrote |= !script::only_looked(tag);
         self.ran(&meaning, at, tag, state);
         Note::Plain
     }
@@ -347,6 +404,7 @@ impl Pipeline {
             return Note::Unexpected;
         };
         self.walk.plain();
+        self.wrote = true; // as far as is known
         if self.names.portal(&portal).is_some() {
             state.ran_unseen();
         }
@@ -363,7 +421,7 @@ impl Pipeline {
         let (before, mut at) = (self.owed.len(), 0);
         self.owed.retain(|owed| {
             at += 1;
-            at > until || !matches!(owed, Owed::Sync)
+            at > until || !matches!(owed, Owed::Sync { .. })
         });
         let ignored = before - self.owed.len();
         self.stray_syncs += ignored;
@@ -381,7 +439,7 @@ impl Pipeline {
         }
         self.copying = end.is_none();
         if matches!(self.owed.front(), Some(Owed::Execute { .. })) {
-            self.open = !self.owed.iter().any(|owed| matches!(owed, Owed::Sync | Owed::Query { .. } | Owed::Call));
+            self.open = !self.owed.iter().any(|owed| matches!(owed, Owed::Sync { .. } | Owed::Query { .. } | Owed::Call { .. }));
         }
         Note::Plain
     }
@@ -390,7 +448,7 @@ impl Pipeline {
     pub fn error(&mut self, state: &mut State) -> bool {
         let open = self.open;
         let simple = match self.front() {
-            Some(Owed::Query { meaning, done }) => {
+            Some(Owed::Query { meaning, done, .. }) => {
                 state.unnamed_gone();
                 // The last statement of a text is answered after its commit: a PREPARE may have run, and the commit failed.
                 if meaning.as_ref().and_then(|script| script.acts().get(*done)).is_some_and(Act::outlives_rollback) {
@@ -398,7 +456,7 @@ impl Pipeline {
                 }
                 true
             }
-            Some(Owed::Call) => true,
+            Some(Owed::Call { .. }) => true,
             Some(Owed::Parse { name, .. }) => {
                 if name.is_empty() {
                     state.unnamed_gone();
@@ -415,7 +473,7 @@ impl Pipeline {
         self.walk.dead = self.walk.block;
         self.walk.loose = false;
         if !simple {
-            while self.owed.front().is_some_and(|owed| !matches!(owed, Owed::Sync)) {
+            while self.owed.front().is_some_and(|owed| !matches!(owed, Owed::Sync { .. })) {
                 self.owed.pop_front();
             }
             self.open |= self.owed.is_empty();
@@ -426,12 +484,19 @@ impl Pipeline {
     /// ReadyForQuery: a unit ended.
     pub fn ready(&mut self, status: TxStatus, state: &mut State) -> Note {
         let stray = self.stray_syncs > 0;
-        match self.front() {
-            Some(Owed::Query { .. }) => state.unnamed_gone(),
-            Some(Owed::Sync | Owed::Call) => {}
-            None if stray => self.stray_syncs -= 1,
+        let until = match self.front() {
+            Some(Owed::Query { end, .. }) => {
+                let end = *end;
+                state.unnamed_gone();
+                Some(end)
+            }
+            Some(Owed::Sync { end } | Owed::Call { end }) => Some(*end),
+            None if stray => {
+                self.stray_syncs -= 1;
+                None
+            }
             _ => return Note::Unexpected,
-        }
+        };
         self.owed.pop_front();
         if self.owed.iter().all(|owed| matches!(owed, Owed::CopyEnd { .. })) {
             self.owed.clear();
@@ -440,10 +505,12 @@ impl Pipeline {
         self.copying = false;
         self.settle(status);
         if status == TxStatus::Idle {
+            self.wrote = false;
             self.names.transaction_ended();
+            self.names.checkpoint();
         }
         state.ready(status);
-        Note::Ready(status)
+        Note::Ready(status, until)
     }
 
     /// The message that the next reply is for.
@@ -484,11 +551,37 @@ impl Pipeline {
         &self.names
     }
 
+    /// What the names stand for, to be put back later.
+    pub fn kept(&self) -> Kept {
+        Kept(self.names.clone())
+    }
+
+    /// Nothing is in flight, and the names stand for this.
+    pub fn begin_again(&mut self, kept: Kept) {
+        self.clear(TxStatus::Idle);
+        self.names = kept.0;
+    }
+
+    /// What was sent and answered up to here is not run again.
+    pub fn turn_page(&mut self) {
+        self.names.checkpoint();
+    }
+
+    /// Extended messages were sent, and no Sync behind them yet.
+    pub fn has_open_unit(&self) -> bool {
+        self.open
+    }
+
+    /// Where a text's statements end can be told.
+    pub fn reads_plainly(&self) -> bool {
+        !self.unreadable
+    }
+
     /// The backend is gone: forget what it owed. What its statements mean stays, they are prepared again elsewhere.
     pub(super) fn clear(&mut self, status: TxStatus) {
         self.owed.clear();
         self.names.transaction_ended();
-        (self.failed, self.open, self.copying, self.stray_syncs) = (false, false, false, 0);
+        (self.failed, self.open, self.copying, self.stray_syncs, self.wrote) = (false, false, false, 0, false);
         self.settle(status);
     }
 }

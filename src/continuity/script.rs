@@ -77,6 +77,11 @@ impl Script {
         self.cut || self.acts.iter().any(|act| matches!(act.verb, Verb::Commit { .. } | Verb::PrepareTransaction))
     }
 
+    /// Nothing but a COMMIT that leaves no transaction open.
+    pub fn only_commits(&self) -> bool {
+        matches!(self.acts.as_slice(), [Act { verb: Verb::Commit { chain: false }, .. }]) && !self.cut
+    }
+
     /// Nothing but a BEGIN.
     pub fn only_begins(&self) -> bool {
         matches!(self.acts.as_slice(), [Act { verb: Verb::Begin, .. }]) && !self.cut
@@ -132,6 +137,16 @@ impl Act {
             Verb::Empty => false,
         }
     }
+}
+
+/// Whether a statement that ended with this command tag wrote nothing, as far as its kind goes: a function that a SELECT
+/// calls may have.
+pub(super) fn only_looked(tag: &[u8]) -> bool {
+    const LOOKING: [&[u8]; 15] = [
+        b"SELECT", b"BEGIN", b"SHOW", b"SET", b"FETCH", b"START TRANSACTION", b"SAVEPOINT", b"RELEASE", b"ROLLBACK",
+        b"COMMIT", b"DECLARE", b"CLOSE", b"MOVE", b"EXPLAIN", b"RESET",
+    ];
+    LOOKING.iter().any(|word| tag.starts_with(word))
 }
 
 /// What may do anything.

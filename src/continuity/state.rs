@@ -21,6 +21,7 @@ use super::carried::{Prepared, Setting, Transactional, characteristics};
 use super::names::clip;
 use super::pins::{Pin, Pins};
 use super::script::Act;
+use super::undo::Undo;
 
 /// Settings that end with the transaction they are set in, whatever the scope of the SET.
 const OF_A_TRANSACTION: [&str; 3] = ["transaction_deferrable", "transaction_isolation", "transaction_read_only"];
@@ -52,6 +53,8 @@ pub struct State {
     copies: usize,
     weight: usize,
     limit: usize,
+    /// What changed since the last idle boundary, and would not be rolled back.
+    undo: Undo,
 }
 
 #[derive(Clone, Debug)]
@@ -84,6 +87,7 @@ impl State {
             copies: 0,
             weight: 0,
             limit,
+            undo: Undo::default(),
         }
     }
 
@@ -100,6 +104,18 @@ impl State {
     /// The Parse body of the unnamed statement, while it lives.
     pub fn unnamed(&self) -> Option<&[u8]> {
         self.unnamed.alive.then_some(self.unnamed.body.as_slice())
+    }
+
+    /// The SQL text of a prepared statement; with the empty name, of the unnamed one.
+    pub fn text_of(&self, name: &[u8]) -> Option<Vec<u8>> {
+        let of_parse = |body: &[u8]| Some(Parse::read(body).ok()?.query.to_vec());
+        if name.is_empty() {
+            return self.unnamed().and_then(of_parse);
+        }
+        match self.prepared.get(clip(name))? {
+            Prepared::Protocol(body) => of_parse(body),
+            Prepared::Sql(text) => Some(text.clone()),
+        }
     }
 
     /// What ties the session to its backend.
@@ -135,7 +151,8 @@ impl State {
     /// ParseComplete for the unnamed statement; `None`: its body is too large to carry. Gives back the old body, for reuse.
     pub fn unnamed_parsed(&mut self, body: Option<Vec<u8>>) -> Vec<u8> {
         self.unnamed.alive = body.is_some();
-        std::mem::replace(&mut self.unnamed.body, body.unwrap_or_default())
+        let before = std::mem::replace(&mut self.unnamed.body, body.unwrap_or_default());
+        self.undo.note_unnamed(before)
     }
 
     /// A simple query, or an error in Parse, ends the unnamed statement.
@@ -304,9 +321,42 @@ impl State {
                 self.pins.remove(Pin::TempObject);
             }
             self.unmark();
+            self.checkpoint();
         }
         self.in_block = status != TxStatus::Idle;
         self.broken = status == TxStatus::Failed;
+    }
+
+    /// An idle boundary: what changes from now on belongs to the next transaction.
+    pub fn checkpoint(&mut self) {
+        self.undo.begin(self.unnamed.alive, self.pins);
+    }
+
+    /// The state at the last idle boundary, where the lost transaction began. `None`: too much has changed since.
+    pub fn at_start(&self) -> Option<Self> {
+        let mut start = self.clone();
+        start.transaction_lost();
+        if !self.undo.apply(&mut start.prepared) {
+            return None;
+        }
+        start.weight = start.prepared.iter().map(|(name, prepared)| name.len() + prepared.weight()).sum();
+        let (body, alive) = self.undo.unnamed();
+        if let Some(body) = body {
+            start.unnamed.body = body.to_vec();
+        }
+        start.unnamed.alive = alive;
+        start.pins = self.undo.pins();
+        start.checkpoint();
+        Some(start)
+    }
+
+    /// The state once the open transaction is committed.
+    #[must_use]
+    pub fn committed(&self) -> Self {
+        let mut state = self.clone();
+        state.end(false, false);
+        state.ready(TxStatus::Idle);
+        state
     }
 
     /// The backend is gone, and the open transaction with it.
@@ -338,6 +388,7 @@ impl State {
             }
         }
         self.pins = self.pins.corrected(pins);
+        self.checkpoint();
     }
 
     fn hinted(&mut self, act: &Act) {
@@ -458,6 +509,7 @@ impl State {
         }
         self.weight += weight;
         self.prepared.insert(name.to_vec(), prepared);
+        self.undo.note(name, None, self.limit);
     }
 
     /// A prepared statement ran by SQL `EXECUTE`: calls in its text may have changed the session.
@@ -482,11 +534,15 @@ impl State {
     fn forget(&mut self, name: &[u8]) {
         if let Some(old) = self.prepared.remove(name) {
             self.weight -= name.len() + old.weight();
+            self.undo.note(name, Some(old), self.limit);
         }
     }
 
     fn forget_all(&mut self) {
-        self.prepared.clear(); // the unnamed one stays, as in PostgreSQL
+        // The unnamed one stays, as in PostgreSQL.
+        for (name, old) in std::mem::take(&mut self.prepared) {
+            self.undo.note(&name, Some(old), self.limit);
+        }
         self.weight = 0;
     }
 }

@@ -57,12 +57,13 @@ fn table(look: Look) -> RoutingTable {
         pods: (0..2).map(|at| (PodName::new(NAMES[at]), route(at))).collect::<BTreeMap<_, _>>(),
         floor: Timeline(2),
         stale: false,
+        history: None,
     }
 }
 
 fn machine(need: Need) -> Continuity {
     let retry_first = Duration::from_millis(20);
-    Continuity::new(Settings { need, zone: None, hold: HOLD, retry_first, retry_most: Duration::from_millis(250) })
+    Continuity::new(Settings { need, zone: None, hold: HOLD, drain: HOLD, retry_first, retry_most: Duration::from_millis(250) })
 }
 
 fn step(machine: &mut Continuity, now: Instant, look: Look, input: Input) -> Vec<Command> {
@@ -157,8 +158,32 @@ fn inputs() -> impl Strategy<Value = Input> {
         Input::Left,
         Input::Lost,
         Input::HoldRefused,
+        Input::GivenUp,
         Input::Tick,
     ])
+}
+
+#[test]
+fn a_pod_that_drains_is_left_at_its_deadline_at_the_latest() {
+    let mut m = machine(Need::Write);
+    let now = start();
+    step(&mut m, now, Look::Led(0), Input::Wanted);
+    step(&mut m, now, Look::Led(0), Input::Joined);
+    step(&mut m, now, Look::Draining(0), Input::Routes);
+    let until = now + HOLD;
+    assert_eq!(m.poll_timeout(), Some(until));
+    // The clock runs from the first word of it, and on when the pod is no primary any more.
+    step(&mut m, now + HOLD / 2, Look::Nobody, Input::Routes);
+    assert_eq!(m.poll_timeout(), Some(until));
+    assert_eq!(step(&mut m, until, Look::Nobody, Input::Tick), [Command::Evict]);
+    assert_eq!(m.stage(), &Stage::Loose);
+    // One that is taken back is not left.
+    let mut m = machine(Need::Write);
+    step(&mut m, now, Look::Led(0), Input::Wanted);
+    step(&mut m, now, Look::Led(0), Input::Joined);
+    step(&mut m, now, Look::Draining(0), Input::Routes);
+    step(&mut m, now, Look::Led(0), Input::Routes);
+    assert_eq!(m.poll_timeout(), None);
 }
 
 proptest! {
@@ -192,7 +217,7 @@ proptest! {
                         Command::StopJoin => prop_assert!(std::mem::take(&mut joining)),
                         Command::Hold => { prop_assert!(!held); held = true; }
                         Command::Release => { prop_assert!(held); held = false; }
-                        Command::Cut => {}
+                        Command::Cut | Command::Evict => {}
                         Command::Refuse(_) => prop_assert!(!held),
                     }
                 }
@@ -210,7 +235,11 @@ proptest! {
                 match command {
                     Command::Hold => held = true,
                     Command::Release => held = false,
-                    Command::Join { .. } | Command::StopJoin | Command::Cut | Command::Refuse(_) => {}
+                    Command::Join { .. }
+                    | Command::StopJoin
+                    | Command::Cut
+                    | Command::Evict
+                    | Command::Refuse(_) => {}
                 }
             }
             if let Stage::Attached { pod } | Stage::Leaving { pod, .. } = m.stage() {

@@ -5,6 +5,8 @@ mod fixed;
 mod kubernetes;
 mod leader;
 mod news;
+mod past;
+pub mod patroni;
 mod picture;
 mod preset;
 mod probe;
@@ -28,12 +30,14 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use crate::backend::Target;
 use crate::config;
 use crate::ids::{ClusterName, PodId, PodName};
 use crate::metrics::Metrics;
 use crate::topology::evidence::{Event, ProbeFailure, Suspicion};
 use crate::topology::routing::RoutingTable;
 use crate::topology::{Command, Settings, Topology};
+use past::{Past, Skip, Untold};
 use probe::{Answer, Asker, Kept};
 
 /// Sightings, doubts or drain marks waiting to be taken in.
@@ -138,6 +142,7 @@ pub async fn start(
         kept: BTreeMap::new(),
         asking: JoinSet::new(),
         failing: BTreeMap::new(),
+        untold: Untold::default(),
     };
     let inputs = Inputs { sources, sightings, suspicions, marks };
     Ok(Discovery {
@@ -175,6 +180,8 @@ struct Shell {
     asking: JoinSet<(PodId, Answer)>,
     /// Whose last probe failed, and how.
     failing: BTreeMap<PodId, ProbeFailure>,
+    /// Who could not tell its timeline's history.
+    untold: Untold,
 }
 
 impl Shell {
@@ -232,14 +239,16 @@ impl Shell {
         let asker = Arc::clone(&self.asker);
         let tls = self.tls.of(&pod.name);
         let kept = self.kept.remove(&pod).filter(|kept| kept.leads_to(address));
+        let skip = Skip { told: self.topology.told_by(&pod), untold: self.untold.hushed(&pod, Instant::now()) };
+        let target = Target { pod, address, tls, dial: crate::net::Dial::Tcp };
         self.asking.spawn(async move {
-            let answer = asker.ask(&pod, address, tls, kept).await;
-            (pod, answer)
+            let answer = asker.ask(&target, kept, skip).await;
+            (target.pod, answer)
         });
     }
 
     fn answered(&mut self, pod: PodId, answer: Answer) {
-        let Answer { outcome, why, kept } = answer;
+        let Answer { outcome, why, past, kept } = answer;
         self.metrics.probed(&self.topology.table().cluster, label(outcome.as_ref().err().copied()));
         let here = self.topology.table().pods.get(&pod.name).is_some_and(|route| route.id == pod);
         if here {
@@ -247,11 +256,33 @@ impl Shell {
                 self.kept.insert(pod.clone(), kept);
             }
             self.note(&pod, outcome.as_ref().err().copied(), why);
+            self.take(&pod, past);
         }
         if outcome.is_err() {
             self.doubts.notify_one();
         }
         self.handle(Event::Probed { pod, outcome });
+    }
+
+    /// The history comes before the answer it belongs to: sessions decide by the first table that names a new primary.
+    fn take(&mut self, pod: &PodId, past: Past) {
+        match past {
+            Past::NotAsked => {}
+            Past::Told(history) => {
+                self.untold.told(pod);
+                self.handle(Event::HistoryRead { pod: pod.clone(), history });
+            }
+            Past::Untold(timeline, lack) => {
+                if self.untold.failed(pod, timeline, Instant::now()) {
+                    let (cluster, why) = (&self.topology.table().cluster, self.asker.advice(&lack));
+                    tracing::warn!(
+                        %cluster, %pod, %timeline, %why,
+                        "the timeline's history cannot be read; it is tried again. Without it a COMMIT that was in flight \
+                         at a failover stays unknown (08007)"
+                    );
+                }
+            }
+        }
     }
 
     /// Logs how a pod's probes fare, when that changes.
@@ -280,6 +311,7 @@ impl Shell {
         let here = |pod: &PodId| table.pods.get(&pod.name).is_some_and(|route| route.id == *pod);
         self.kept.retain(|pod, _| here(pod));
         self.failing.retain(|pod, _| here(pod));
+        self.untold.retain(here);
         let old = Arc::clone(&self.tables.borrow());
         // Whoever looks sees the newest table; sessions are woken only when their ways have changed, not by every probe
         // of a busy replica.

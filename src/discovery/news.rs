@@ -18,6 +18,11 @@ pub(super) fn between(old: &RoutingTable, new: &RoutingTable) -> Option<String> 
     if old.primary != new.primary {
         add(&mut news, &format!("primary was {}", primary(old)));
     }
+    if let Some(history) = new.history.as_ref().filter(|history| old.history.as_ref() != Some(history))
+        && let Some((parent, end)) = history.ancestors().last()
+    {
+        add(&mut news, &format!("timeline {} left timeline {parent} at {end}", history.timeline()));
+    }
     match (old.stale, new.stale) {
         (false, true) => add(&mut news, "the watch is broken"),
         (true, false) => add(&mut news, "the watch works"),
@@ -74,10 +79,12 @@ fn add(news: &mut String, piece: &str) {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::sync::Arc;
     use std::time::Duration;
 
     use super::*;
     use crate::ids::{ClusterName, Epoch, PodId, PodName, Timeline};
+    use crate::topology::history::History;
     use crate::topology::routing::Vacancy;
 
     fn table(roles: &[(&str, Role)]) -> RoutingTable {
@@ -96,6 +103,7 @@ mod tests {
             pods: roles.iter().map(|(name, role)| (PodName::new(name), route(name, *role))).collect::<BTreeMap<_, _>>(),
             floor: Timeline(1),
             stale: false,
+            history: None,
         }
     }
 
@@ -111,5 +119,9 @@ mod tests {
         let told = between(&before, &after).unwrap();
         assert_eq!(told, "b is an unfit replica, was a fit replica, c appeared, a is gone");
         assert_eq!(primary(&after), "nobody (unproven)");
+        let history = |file: &str| History::parse(Timeline(6), file).ok().map(Arc::new);
+        let told = RoutingTable { history: history("1\t0/90\tx\n5\t0/A0\tx\n"), ..before.clone() };
+        assert_eq!(between(&before, &told).as_deref(), Some("timeline 6 left timeline 5 at 0/A0"));
+        assert_eq!(between(&told, &told), None);
     }
 }

@@ -1,15 +1,16 @@
 //! What one pod's own PostgreSQL says it is: one question over a connection that is kept, with a deadline of its own.
+//! A primary on a timeline that is new is asked for its history as well, in the same turn.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::past::{self, Lack, Past, Skip};
 use crate::auth::Credentials;
 use crate::backend::{self, Backend, ConnectError, Login, QueryError, Rows, Target};
 use crate::config;
-use crate::ids::{Lsn, PodId, SystemId, Timeline};
-use crate::net::tls::BackendTls;
+use crate::ids::{Lsn, SystemId, Timeline};
 use crate::topology::evidence::{ProbeFailure, ProbeReport};
 
 /// A kept connection is renewed after this long: a postmaster that takes no logins any more can go on serving an old one.
@@ -72,6 +73,13 @@ impl Kept {
         self.since = self.since.checked_sub(LIFETIME).unwrap_or(self.since);
     }
 
+    /// Asks for the history of the timeline it writes. Whatever comes of it, the answer before stands.
+    async fn past(self, timeline: Timeline, deadline: Instant) -> (Past, Option<Self>) {
+        let Self { backend, address, since } = self;
+        let (past, backend) = past::read(backend, timeline, deadline).await;
+        (past, backend.map(|backend| Self { backend, address, since }))
+    }
+
     fn is_fresh(&self) -> bool {
         self.since.elapsed() < LIFETIME
     }
@@ -83,13 +91,15 @@ pub(super) struct Answer {
     pub(super) outcome: Result<ProbeReport, ProbeFailure>,
     /// Why, for the log; PostgreSQL's own words where there are any.
     pub(super) why: Option<String>,
+    /// Where the timeline comes from that it writes.
+    pub(super) past: Past,
     /// For the next question.
     pub(super) kept: Option<Kept>,
 }
 
 impl Answer {
     fn failed(failure: ProbeFailure, why: impl ToString) -> Self {
-        Self { outcome: Err(failure), why: Some(why.to_string()), kept: None }
+        Self { outcome: Err(failure), why: Some(why.to_string()), past: Past::NotAsked, kept: None }
     }
 }
 
@@ -115,9 +125,27 @@ impl Asker {
     }
 
     /// Asks once. Cancel safe: dropped, it closes its connection.
-    pub(super) async fn ask(&self, pod: &PodId, address: SocketAddr, tls: BackendTls, kept: Option<Kept>) -> Answer {
+    pub(super) async fn ask(&self, target: &Target, kept: Option<Kept>, skip: Skip) -> Answer {
         let deadline = Instant::now() + self.timeout;
-        let target = Target { pod: pod.clone(), address, tls };
+        let answer = self.role(target, kept, deadline).await;
+        match answer {
+            Answer { outcome: Ok(report), why, past: Past::NotAsked, kept: Some(kept) } => {
+                let (past, kept) = match skip.wanted(&report) {
+                    Some(timeline) => kept.past(timeline, deadline).await,
+                    None => (Past::NotAsked, Some(kept)),
+                };
+                Answer { outcome: Ok(report), why, past, kept }
+            }
+            answer => answer,
+        }
+    }
+
+    /// Why a history could not be read, and what to do about it.
+    pub(super) fn advice(&self, lack: &Lack) -> String {
+        lack.advice(&self.user, &self.database)
+    }
+
+    async fn role(&self, target: &Target, kept: Option<Kept>, deadline: Instant) -> Answer {
         let (fresh, old) = match kept {
             Some(kept) if kept.is_fresh() => (Some(kept), None),
             old => (None, old),
@@ -128,7 +156,7 @@ impl Asker {
         {
             return answer;
         }
-        let last = match (self.connect(&target, deadline).await, old) {
+        let last = match (self.connect(target, deadline).await, old) {
             (Ok(kept), _) => kept,
             // Every connection slot is taken: that is a living server, and the old connection can still ask it.
             (Err(error), Some(old)) if is_full(&error) => old,
@@ -153,7 +181,7 @@ impl Asker {
         let asked = Instant::now();
         match kept.backend.simple_query(QUESTION, deadline).await {
             Ok(rows) => Ok(match report(&rows, asked) {
-                Some(report) => Answer { outcome: Ok(report), why: None, kept: Some(kept) },
+                Some(report) => Answer { outcome: Ok(report), why: None, past: Past::NotAsked, kept: Some(kept) },
                 None => Answer::failed(ProbeFailure::Garbled, "the answer is not what was asked for"),
             }),
             Err(QueryError::Lost(_)) => Err(Broken),

@@ -3,13 +3,28 @@
 use kube::api::DynamicObject;
 use serde::Deserialize;
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch as latest};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::past::{Lack, Past, Untold};
 use super::picture::{Picture, Remark, Source};
 use super::preset::{LeaderSource, Preset};
+use super::probe::{Answer, Asker};
 use super::sighting::{Reading, Sight};
 use super::watch::{Trouble, Word};
+use super::{PodTls, Shell};
 use crate::config;
-use crate::ids::{PodId, PodName};
-use crate::topology::evidence::{Event, LeaderSighting, PodSighting, RoleHint};
+use crate::ids::{ClusterName, Lsn, PodId, PodName, SystemId, Timeline};
+use crate::metrics::Metrics;
+use crate::topology::evidence::{Event, LeaderSighting, PodSighting, ProbeReport, RoleHint};
+use crate::topology::history::History;
+use crate::topology::routing::Primary;
+use crate::topology::{Settings, Topology};
 
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -272,4 +287,87 @@ fn no_leader_object_may_be_read() {
     let mut hear = |source, word| picture.hear(source, word).0;
     assert_eq!(hear(Source::Endpoints, denied()), [Event::WatchLost]);
     assert_eq!(hear(Source::ConfigMap, denied()), [], "nobody is named, and that is not known either");
+}
+
+/// A shell that has seen one pod. Nothing comes of the questions it sends: no test here lets them run.
+fn shell(pod: &PodId) -> Shell {
+    let cluster = config::Cluster {
+        name: ClusterName::new("c"),
+        databases: config::Databases::Every,
+        users: None,
+        discovery: config::Discovery::Fixed(Vec::new()),
+        patroni: None,
+        probe: config::Probe {
+            user: "pgmoor".to_owned(),
+            password: None,
+            database: "postgres".to_owned(),
+            interval: Duration::from_secs(1),
+            timeout: Duration::from_secs(1),
+        },
+        lag_limit: Duration::from_secs(10),
+        tls: config::ServerTls::Disable,
+    };
+    let topology = Topology::new(cluster.name.clone(), Settings::default(), Instant::now().into_std());
+    let mut shell = Shell {
+        tables: latest::Sender::new(Arc::clone(topology.table())),
+        topology,
+        asker: Arc::new(Asker::new(&cluster.probe)),
+        tls: PodTls::new(&cluster).unwrap(),
+        metrics: Arc::new(Metrics::new().unwrap()),
+        doubts: Arc::new(Notify::new()),
+        kept: BTreeMap::new(),
+        asking: JoinSet::new(),
+        failing: BTreeMap::new(),
+        untold: Untold::default(),
+    };
+    shell.handle(Event::LeaderSeen(LeaderSighting::Names(pod.name.clone())));
+    let label = RoleHint::Primary;
+    shell.handle(Event::PodSeen(PodSighting {
+        id: pod.clone(),
+        address: Some(([127, 0, 0, 1], 1).into()),
+        label,
+        ready: true,
+        leaving: false,
+        zone: None,
+    }));
+    shell
+}
+
+fn primary_on(timeline: u32, past: Past) -> Answer {
+    let report = ProbeReport {
+        in_recovery: false,
+        system_id: SystemId(7),
+        timeline: Some(Timeline(timeline)),
+        lsn: None,
+        lag: None,
+        asked_at: Instant::now().into_std(),
+    };
+    Answer { outcome: Ok(report), why: None, past, kept: None }
+}
+
+/// A session decides by the first table that names the new primary, so there must be none without what was told.
+#[tokio::test]
+async fn a_history_is_in_the_table_that_proves_its_primary() {
+    let pod = PodId::new("pg-0", "a");
+    let mut shell = shell(&pod);
+    let told = |timeline, file| Past::Told(History::parse(Timeline(timeline), file).unwrap());
+
+    let before = shell.topology.table().epoch.0;
+    shell.answered(pod.clone(), primary_on(6, told(6, "5\t0/A0\tx\n")));
+    let table = Arc::clone(&shell.tables.borrow());
+    assert_eq!(table.epoch.0, before + 1, "one table, not one with and one without");
+    assert_eq!(table.primary, Primary::Proven { pod: pod.clone(), timeline: Timeline(6) });
+    assert_eq!(table.history.as_ref().and_then(|history| history.ended(Timeline(5))), Some(Lsn(0xA0)));
+
+    // Untold, the proof comes without, and the rest later.
+    shell.answered(pod.clone(), primary_on(7, Past::Untold(Timeline(7), Lack::Grant)));
+    let table = Arc::clone(&shell.tables.borrow());
+    assert_eq!(table.primary, Primary::Proven { pod: pod.clone(), timeline: Timeline(7) });
+    assert_eq!((table.epoch.0, &table.history), (before + 2, &None));
+    assert_eq!(shell.untold.hushed(&pod, Instant::now()), Some(Timeline(7)));
+    shell.answered(pod.clone(), primary_on(7, told(7, "6\t0/B0\tx\n")));
+    let table = Arc::clone(&shell.tables.borrow());
+    assert_eq!(table.history.as_ref().and_then(|history| history.ended(Timeline(6))), Some(Lsn(0xB0)));
+    assert_eq!(shell.topology.told_by(&pod), Some(Timeline(7)));
+    assert_eq!(shell.untold.hushed(&pod, Instant::now()), None);
 }

@@ -27,6 +27,7 @@ fn table(pods: &[(&str, Role)]) -> RoutingTable {
         pods: pods.iter().map(|(name, role)| ((*name).into(), route(name, *role))).collect(),
         floor: Timeline(3),
         stale: true,
+        history: None,
     }
 }
 

@@ -1,11 +1,14 @@
-//! Sockets: one stream type for plain and TLS connections, how they are opened, and how a vanished peer is noticed.
+//! Connections: one stream type for plain and TLS sockets, how they are opened, and how a vanished peer is noticed.
 
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use rustls_pki_types::CertificateDer;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -26,7 +29,7 @@ const KEEPALIVE_RETRIES: u32 = 3;
 /// How long sent bytes may stay unacknowledged by a backend's kernel: without it a lost node hangs for 15 minutes.
 const BACKEND_UNACKED: Duration = Duration::from_secs(10);
 
-/// A TCP connection, with or without TLS on it.
+/// A connection: TCP with or without TLS on it, or bytes from elsewhere.
 #[derive(Debug)]
 pub enum Stream {
     /// Bytes as they are.
@@ -35,43 +38,80 @@ pub enum Stream {
     TlsServer(Box<tokio_rustls::server::TlsStream<TcpStream>>),
     /// We are the TLS client: a connection to PostgreSQL.
     TlsClient(Box<tokio_rustls::client::TlsStream<TcpStream>>),
+    /// No socket at all: what simulations and tests put in its place. It never speaks TLS.
+    Memory(Box<dyn Memory>),
+}
+
+/// Bytes that come from no socket.
+pub trait Memory: AsyncRead + AsyncWrite + fmt::Debug + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + fmt::Debug + Send + Unpin> Memory for T {}
+
+/// Opens a connection that is no socket.
+pub type Dialer = Arc<dyn Fn(SocketAddr) -> BoxFuture<'static, io::Result<Stream>> + Send + Sync>;
+
+/// How connections to pods are opened.
+#[derive(Clone, Default)]
+pub enum Dial {
+    /// Over TCP, prepared so that a vanished node is noticed: see [`connect`].
+    #[default]
+    Tcp,
+    /// Without sockets: for simulations and tests.
+    Memory(Dialer),
+}
+
+impl Dial {
+    /// Opens one connection.
+    ///
+    /// # Errors
+    /// What the network says, or `TimedOut` at the deadline.
+    pub async fn open(&self, address: SocketAddr, deadline: Instant) -> io::Result<Stream> {
+        match self {
+            Self::Tcp => connect(address, deadline).await.map(Stream::Plain),
+            Self::Memory(dialer) => {
+                timeout_at(deadline, dialer(address)).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Dial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp => f.write_str("Tcp"),
+            Self::Memory(_) => f.write_str("Memory"),
+        }
+    }
 }
 
 impl Stream {
-    /// The socket underneath. Reading or writing it past a TLS layer breaks that layer.
-    pub fn socket(&self) -> &TcpStream {
-        match self {
-            Self::Plain(socket) => socket,
-            Self::TlsServer(tls) => tls.get_ref().0,
-            Self::TlsClient(tls) => tls.get_ref().0,
-        }
-    }
-
-    /// The socket, if bytes may be read and written on it directly (`try_read`, `try_write`).
-    pub const fn plain(&self) -> Option<&TcpStream> {
+    /// The socket underneath, if there is one. Reading or writing it past a TLS layer breaks that layer.
+    pub fn socket(&self) -> Option<&TcpStream> {
         match self {
             Self::Plain(socket) => Some(socket),
-            Self::TlsServer(_) | Self::TlsClient(_) => None,
+            Self::TlsServer(tls) => Some(tls.get_ref().0),
+            Self::TlsClient(tls) => Some(tls.get_ref().0),
+            Self::Memory(_) => None,
         }
     }
 
-    /// The other side's address.
-    ///
-    /// # Errors
-    /// The socket is no longer connected.
-    pub fn peer(&self) -> io::Result<SocketAddr> {
-        self.socket().peer_addr()
+    /// The other side's address, if the connection has such a thing and still stands.
+    pub fn peer(&self) -> Option<SocketAddr> {
+        self.socket()?.peer_addr().ok()
     }
 
     /// Is TLS spoken on it?
     pub const fn is_tls(&self) -> bool {
-        self.plain().is_none()
+        match self {
+            Self::TlsServer(_) | Self::TlsClient(_) => true,
+            Self::Plain(_) | Self::Memory(_) => false,
+        }
     }
 
     /// The name the client asked for in its TLS hello (SNI).
     pub fn server_name(&self) -> Option<&str> {
         match self {
-            Self::Plain(_) | Self::TlsClient(_) => None,
+            Self::Plain(_) | Self::TlsClient(_) | Self::Memory(_) => None,
             Self::TlsServer(tls) => tls.get_ref().1.server_name(),
         }
     }
@@ -79,7 +119,7 @@ impl Stream {
     /// The certificate the peer proved to own, if it showed one.
     pub fn peer_certificate(&self) -> Option<&CertificateDer<'static>> {
         let chain = match self {
-            Self::Plain(_) => None,
+            Self::Plain(_) | Self::Memory(_) => None,
             Self::TlsServer(tls) => tls.get_ref().1.peer_certificates(),
             Self::TlsClient(tls) => tls.get_ref().1.peer_certificates(),
         };
@@ -93,6 +133,7 @@ impl AsyncRead for Stream {
             Self::Plain(socket) => Pin::new(socket).poll_read(cx, buf),
             Self::TlsServer(tls) => Pin::new(tls).poll_read(cx, buf),
             Self::TlsClient(tls) => Pin::new(tls).poll_read(cx, buf),
+            Self::Memory(memory) => Pin::new(memory).poll_read(cx, buf),
         }
     }
 }
@@ -103,6 +144,7 @@ impl AsyncWrite for Stream {
             Self::Plain(socket) => Pin::new(socket).poll_write(cx, buf),
             Self::TlsServer(tls) => Pin::new(tls).poll_write(cx, buf),
             Self::TlsClient(tls) => Pin::new(tls).poll_write(cx, buf),
+            Self::Memory(memory) => Pin::new(memory).poll_write(cx, buf),
         }
     }
 
@@ -115,6 +157,7 @@ impl AsyncWrite for Stream {
             Self::Plain(socket) => Pin::new(socket).poll_write_vectored(cx, bufs),
             Self::TlsServer(tls) => Pin::new(tls).poll_write_vectored(cx, bufs),
             Self::TlsClient(tls) => Pin::new(tls).poll_write_vectored(cx, bufs),
+            Self::Memory(memory) => Pin::new(memory).poll_write_vectored(cx, bufs),
         }
     }
 
@@ -127,6 +170,7 @@ impl AsyncWrite for Stream {
             Self::Plain(socket) => Pin::new(socket).poll_flush(cx),
             Self::TlsServer(tls) => Pin::new(tls).poll_flush(cx),
             Self::TlsClient(tls) => Pin::new(tls).poll_flush(cx),
+            Self::Memory(memory) => Pin::new(memory).poll_flush(cx),
         }
     }
 
@@ -135,6 +179,7 @@ impl AsyncWrite for Stream {
             Self::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
             Self::TlsServer(tls) => Pin::new(tls).poll_shutdown(cx),
             Self::TlsClient(tls) => Pin::new(tls).poll_shutdown(cx),
+            Self::Memory(memory) => Pin::new(memory).poll_shutdown(cx),
         }
     }
 }
@@ -185,6 +230,7 @@ const fn keepalive() -> TcpKeepalive {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     fn soon() -> Instant {
         Instant::now() + Duration::from_secs(30)
@@ -209,6 +255,26 @@ mod tests {
         let stream = Stream::Plain(client);
         assert_eq!(stream.peer().unwrap(), backend.local_addr().unwrap());
         assert!(!stream.is_tls() && stream.peer_certificate().is_none());
+    }
+
+    #[tokio::test]
+    async fn what_is_no_socket_carries_bytes_too() {
+        let (near, far) = tokio::io::duplex(64);
+        let far = std::sync::Mutex::new(Some(far));
+        let dialer: Dialer = Arc::new(move |_| {
+            let far = far.lock().unwrap().take().map(|far| Stream::Memory(Box::new(far)));
+            Box::pin(std::future::ready(far.ok_or_else(|| io::ErrorKind::ConnectionRefused.into())))
+        });
+        let dial = Dial::Memory(dialer);
+        let address = ([10, 0, 0, 1], 5432).into();
+        let (mut near, mut far) = (Stream::Memory(Box::new(near)), dial.open(address, soon()).await.unwrap());
+        assert!(far.socket().is_none() && far.peer().is_none() && !far.is_tls());
+        near.write_all(b"hello").await.unwrap();
+        near.shutdown().await.unwrap();
+        let mut heard = String::new();
+        far.read_to_string(&mut heard).await.unwrap();
+        assert_eq!(heard, "hello");
+        assert_eq!(dial.open(address, soon()).await.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
     }
 
     #[tokio::test]

@@ -134,6 +134,21 @@ impl Pipe {
         self.scanner.step(window, full)
     }
 
+    /// The next `count` bytes, which a step spoke of.
+    pub fn front(&self, count: usize) -> &[u8] {
+        &self.buf[self.passed..self.passed + count]
+    }
+
+    /// The longest frame it takes, as its length word counts.
+    pub fn max_frame(&self) -> u32 {
+        self.scanner.max_frame()
+    }
+
+    /// Changes what is worth a look, from the next frame that begins.
+    pub fn set_interest(&mut self, interest: Interest) {
+        self.scanner.set_interest(interest);
+    }
+
     /// The next `count` bytes may be written.
     pub fn pass(&mut self, count: usize) {
         self.passed += count;
@@ -171,6 +186,20 @@ impl Pipe {
         }
         self.buf[self.end..self.end + bytes.len()].copy_from_slice(bytes);
         self.end += bytes.len();
+    }
+
+    /// Takes as many of these bytes as there is room for, as if they had been read.
+    pub fn fill(&mut self, bytes: &[u8]) -> usize {
+        self.compact();
+        let count = bytes.len().min(self.buf.len() - self.end);
+        self.buf[self.end..self.end + count].copy_from_slice(&bytes[..count]);
+        self.end += count;
+        count
+    }
+
+    /// Another source follows one that is gone: its first byte begins a frame.
+    pub fn renew_source(&mut self) {
+        self.scanner.renew();
     }
 
     /// The source is gone: what it sent and nobody looked at is thrown away. `false`: it went in the midst of a frame

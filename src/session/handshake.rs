@@ -14,7 +14,6 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use rand::Rng;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 use crate::auth::{AuthError, Credentials, SCRAM_SHA_256, ServerFirst};
@@ -75,11 +74,11 @@ struct Reader {
 /// read either is the caller's to drop.
 pub(super) async fn shake(
     shared: &Shared,
-    socket: TcpStream,
+    stream: Stream,
     endpoint: Endpoint,
     deadline: Instant,
 ) -> Result<Arrival, Refusal> {
-    let mut reader = Reader { stream: Stream::Plain(socket), unread: BytesMut::new(), deadline };
+    let mut reader = Reader { stream, unread: BytesMut::new(), deadline };
     for _ in 0..REQUESTS {
         match reader.packet().await {
             Ok(None) => return Ok(Arrival::Gone),
@@ -151,6 +150,14 @@ impl Reader {
                         Ok(None)
                     }
                 }
+            }
+            Stream::Memory(mut memory) => {
+                let sent = memory.write_all(b"N").await.is_ok();
+                Ok(sent.then_some(Self {
+                    stream: Stream::Memory(memory),
+                    unread: self.unread,
+                    deadline: self.deadline,
+                }))
             }
             stream @ (Stream::TlsServer(_) | Stream::TlsClient(_)) => {
                 let complaint = Complaint::with(Code::ProtocolViolation, "an SSLRequest inside TLS");

@@ -1,26 +1,33 @@
-//! Getting a session a backend: its turn at the pod's gate, the login, and the way back to its state, in one go.
+//! Getting a session a backend: its turn at the pod's gate, the login, what became of a COMMIT in doubt, and the way back to the
+//! session's state, in one go.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
 use crate::auth::Credentials;
-use crate::backend::gate::Gates;
+use crate::backend::gate::{Gates, Permit};
 use crate::backend::{self, Backend, ConnectError, Login, Target};
+use crate::continuity::commit::{Mark, Verdict};
+use crate::continuity::inquest::{Inquest, Step};
 use crate::continuity::restore::{Progress, Restore};
 use crate::error::{Code, Complaint};
+use crate::ids::PodName;
 use crate::metrics::{JoinStep, Metrics};
 use crate::net::Stream;
 use crate::topology::evidence::Suspicion;
-use crate::wire::message::ParameterStatus;
-use crate::wire::scan::{Interest, Scanner, Step};
-use crate::wire::{CancelKey, TxStatus, backend as tag};
+use crate::topology::routing::RoutingTable;
+use crate::wire::{CancelKey, TxStatus};
 
-/// Bytes a backend may send while its state is restored; more is not an answer to what was asked.
-const MOST: usize = 4 << 20;
+use super::talk::{Broken, Talk};
+
+/// From one question about a COMMIT's outcome to the next.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// Who a session is to PostgreSQL: the same on every backend it ever holds.
 #[derive(Debug)]
@@ -38,9 +45,25 @@ pub(super) struct Order {
     pub(super) restore: Restore,
     pub(super) gates: Gates,
     pub(super) metrics: Arc<Metrics>,
-    pub(super) timeout: std::time::Duration,
+    pub(super) timeout: Duration,
     /// The session will write: a server in recovery is the wrong one.
     pub(super) writes: bool,
+    /// A COMMIT whose answer was lost.
+    pub(super) case: Option<Case>,
+}
+
+/// A COMMIT in doubt.
+pub(super) struct Case {
+    /// What was known before it.
+    pub(super) mark: Mark,
+    /// The way to the session's state if it took effect.
+    pub(super) committed: Restore,
+    /// Where the timelines' history comes from.
+    pub(super) routes: watch::Receiver<Arc<RoutingTable>>,
+    /// Somebody was seen to write the mark's timeline again since the answer was lost.
+    pub(super) resumed: Arc<AtomicBool>,
+    /// When what is not known then is called unknown.
+    pub(super) until: Instant,
 }
 
 /// A backend in the session's state.
@@ -53,6 +76,8 @@ pub(super) struct Joined {
     pub(super) parameters: BTreeMap<String, String>,
     pub(super) key: Option<CancelKey>,
     pub(super) status: TxStatus,
+    /// What became of the COMMIT in doubt.
+    pub(super) verdict: Option<Verdict>,
 }
 
 /// Why there is none.
@@ -93,13 +118,27 @@ pub(super) async fn join(order: Order) -> Result<Joined, JoinError> {
         permit.failed();
         return Err(JoinError::Later(Suspicion::ReadOnly, format!("{} is in recovery", order.target.pod)));
     }
-    let began = Instant::now();
-    let joined = restored(order.target, backend, order.restore, deadline).await;
-    if joined.is_ok() {
-        permit.succeeded();
-        order.metrics.joined(JoinStep::Restore, began.elapsed());
+    let Backend { stream, parameters, key, received, .. } = backend;
+    let mut talk = Talk::new(stream, received, parameters);
+    let mut way = order.restore;
+    let mut verdict = None;
+    let mut permit = Some(permit);
+    if let Some(mut case) = order.case {
+        // It may take as long as a standby: others need not wait for that at the gate.
+        permit.take().into_iter().for_each(Permit::succeeded);
+        let found = settle(&mut talk, &mut case, &order.target.pod.name).await?;
+        if found == Verdict::Committed {
+            way = case.committed;
+        }
+        verdict = Some(found);
     }
-    joined
+    let began = Instant::now();
+    let restored = timeout_at(began + order.timeout, restore(&mut talk, way)).await;
+    let status = restored.unwrap_or_else(|_| Err(while_talking("restoring", Broken::Late)))?;
+    permit.into_iter().for_each(Permit::succeeded);
+    order.metrics.joined(JoinStep::Restore, began.elapsed());
+    let (stream, received, parameters) = talk.end();
+    Ok(Joined { target: order.target, stream, received, parameters, key, status, verdict })
 }
 
 fn refusal(error: ConnectError) -> JoinError {
@@ -114,83 +153,53 @@ fn refusal(error: ConnectError) -> JoinError {
     }
 }
 
-async fn restored(
-    target: Target,
-    backend: Backend,
-    mut restore: Restore,
-    deadline: Instant,
-) -> Result<Joined, JoinError> {
-    let Backend { mut stream, mut parameters, key, received, .. } = backend;
-    let joined = |stream, received, parameters, status| Joined {
-        target: target.clone(),
-        stream,
-        received,
-        parameters,
-        key: key.clone(),
-        status,
-    };
+/// The way back to the session's state.
+async fn restore(talk: &mut Talk, mut restore: Restore) -> Result<TxStatus, JoinError> {
     if restore.is_empty() {
-        return Ok(joined(stream, received, parameters, TxStatus::Idle));
+        return Ok(TxStatus::Idle);
     }
-    let broken =
-        |error: &dyn std::fmt::Display| JoinError::Later(Suspicion::Vanished, format!("while restoring: {error}"));
-    let conversation = async {
-        stream.write_all(restore.packet()).await.map_err(|error| broken(&error))?;
-        stream.flush().await.map_err(|error| broken(&error))?;
-        let mut unread = received;
-        let mut kept = BytesMut::new();
-        let mut scanner = Scanner::new(EVERYTHING, MOST as u32);
-        loop {
-            let (count, progress) = match scanner.step(&unread, false).map_err(|error| broken(&error))? {
-                Step::Frame { tag, body } => {
-                    let progress = restore.reply(tag, body).map_err(not_portable)?;
-                    match tag {
-                        tag::PARAMETER_STATUS => note(&mut parameters, body),
-                        tag::NOTIFICATION_RESPONSE => {
-                            kept.extend_from_slice(&unread[..crate::wire::HEADER_LEN + body.len()])
-                        }
-                        _ => {}
-                    }
-                    (crate::wire::HEADER_LEN + body.len(), progress)
-                }
-                Step::Pass(count) => (count, Progress::More),
-                Step::Wait | Step::Head { .. } | Step::Part { .. } => {
-                    if unread.len() > MOST {
-                        return Err(broken(&"too long an answer"));
-                    }
-                    if stream.read_buf(&mut unread).await.map_err(|error| broken(&error))? == 0 {
-                        return Err(broken(&"the connection ended"));
-                    }
-                    continue;
-                }
-            };
-            let _ = unread.split_to(count);
-            if let Progress::Done(status) = progress {
-                kept.extend_from_slice(&unread);
-                return Ok((kept, status));
-            }
+    let broken = |error: Broken| while_talking("restoring", error);
+    talk.say(restore.packet()).await.map_err(broken)?;
+    loop {
+        let (tag, body) = talk.hear().await.map_err(broken)?;
+        if let Progress::Done(status) = restore.reply(tag, &body).map_err(not_portable)? {
+            return Ok(status);
         }
-    };
-    let (received, status) = timeout_at(deadline, conversation).await.map_err(|_| broken(&"no answer in time"))??;
-    Ok(joined(stream, received, parameters, status))
+    }
 }
 
-/// Every tag: while restoring each frame is looked at.
-const EVERYTHING: Interest = {
-    let mut tags = [0_u8; 255];
-    let mut at = 0;
-    while at < tags.len() {
-        tags[at] = at as u8 + 1;
-        at += 1;
+/// What became of a COMMIT whose answer was lost.
+async fn settle(talk: &mut Talk, case: &mut Case, pod: &PodName) -> Result<Verdict, JoinError> {
+    let broken = |error: Broken| while_talking("asking for a COMMIT's outcome", error);
+    let mut inquest = Inquest::new(case.mark.clone(), pod.clone(), case.resumed.load(Ordering::Relaxed));
+    // It let us in: should it go before it has answered, it wrote that timeline once more.
+    if case.routes.borrow().primary.timeline() == Some(case.mark.timeline) {
+        case.resumed.store(true, Ordering::Relaxed);
     }
-    Interest::NONE.with(&tags)
-};
+    loop {
+        talk.say(&inquest.packet()).await.map_err(broken)?;
+        let history = case.routes.borrow_and_update().history.clone();
+        let step = loop {
+            let (tag, body) = talk.hear().await.map_err(broken)?;
+            let step = inquest.reply(tag, &body, history.as_deref());
+            if step != Step::More {
+                break step;
+            }
+        };
+        match step {
+            Step::More | Step::Next => {}
+            Step::Done(verdict) => return Ok(verdict),
+            Step::Again(verdict) if Instant::now() >= case.until => return Ok(verdict),
+            Step::Again(_) => {
+                // Sooner, when another table brings the history; a watch that has ended is as good as a pause.
+                let _ = timeout_at(Instant::now() + PAUSE, case.routes.changed()).await;
+            }
+        }
+    }
+}
 
-fn note(parameters: &mut BTreeMap<String, String>, body: &[u8]) {
-    if let Ok(status) = ParameterStatus::read(body) {
-        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
-        parameters.insert(text(status.name), text(status.value));
-    }
+fn while_talking(what: &str, error: Broken) -> JoinError {
+    JoinError::Later(Suspicion::Vanished, format!("while {what}: {error}"))
 }
 
 fn not_portable(what: String) -> JoinError {

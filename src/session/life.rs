@@ -7,10 +7,10 @@
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tokio::io::AsyncWriteExt;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{debug, info, warn};
@@ -23,19 +23,21 @@ use crate::continuity::{Command, Continuity, Input, Settings, Stage, World};
 use crate::error::{Code, Complaint};
 use crate::ids::PodId;
 use crate::metrics::{HoldGauge, SessionGauge, SessionState};
-use crate::net::Stream;
 use crate::topology::evidence::Suspicion;
 use crate::topology::routing::{Need, RoutingTable};
 use crate::wire::TxStatus;
 use crate::wire::message::write::backend as write;
-use crate::wire::message::write::frontend;
 
 use super::ask::ask;
 use super::handshake::Client;
-use super::join::{Identity, JoinError, Joined, Order, join};
+use super::join::{Case, Identity, JoinError, Joined, Order, join};
 use super::registry::{Berth, Place};
 use super::relay::{Event, Relay};
 use super::{LAST_WORD, Realm, Shared, answer};
+
+mod parting;
+
+use parting::take_leave;
 
 /// Waits between two tries to join, at first and at most.
 const RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(250));
@@ -69,6 +71,11 @@ pub(super) struct Life {
     wanted_at: Instant,
     /// What the last failed join said.
     refusal: Option<String>,
+    /// When a lost transaction that has not been run again is given up.
+    replay_until: Option<Instant>,
+    /// Since a COMMIT's answer was lost there was no primary; and then one on the timeline of before.
+    vacant: bool,
+    resumed: Arc<AtomicBool>,
 }
 
 /// What woke the session.
@@ -99,6 +106,7 @@ impl Life {
             need: client.need,
             zone: shared.zone.clone(),
             hold: terms.hold,
+            drain: terms.drain,
             retry_first: RETRY.0,
             retry_most: RETRY.1,
         };
@@ -119,6 +127,9 @@ impl Life {
             reason: "startup",
             wanted_at: Instant::now(),
             refusal: None,
+            replay_until: None,
+            vacant: false,
+            resumed: Arc::default(),
             shared,
         }
     }
@@ -142,7 +153,7 @@ impl Life {
     fn decide(&mut self, input: Input) {
         let table = Arc::clone(&self.routes.borrow_and_update());
         let registry = &self.shared.registry;
-        let world = World { table: &table, load: &|pod| registry.load(pod), dice: rand::random() };
+        let world = World { table: &table, load: &|pod| registry.load(pod), dice: self.shared.dice.roll() };
         self.machine.handle(Instant::now().into_std(), world, input);
         let state = match self.machine.stage() {
             Stage::Loose => SessionState::Loose,
@@ -172,7 +183,13 @@ impl Life {
                     if let Some(end) = self.part("fenced") {
                         return Some(end);
                     }
-                    self.want_if_listening();
+                    self.want_if_needed();
+                }
+                Command::Evict => {
+                    if let Some(end) = self.part("drained") {
+                        return Some(end);
+                    }
+                    self.want_if_needed();
                 }
                 Command::Refuse(complaint) => {
                     if let Some(end) = self.refuse(complaint) {
@@ -187,6 +204,7 @@ impl Life {
     /// Waits for whatever comes first.
     async fn wake(&mut self) -> Woken {
         let deadline = self.machine.poll_timeout().map(Instant::from_std);
+        let deadline = deadline.into_iter().chain(self.replay_until).min();
         let leave = self.draining || (self.machine.is_leaving() && self.relay.state.pins().is_empty());
         let waiting = matches!(self.machine.stage(), Stage::Joining { .. } | Stage::Holding(_));
         let attached = matches!(self.machine.stage(), Stage::Attached { .. } | Stage::Leaving { .. });
@@ -229,14 +247,18 @@ impl Life {
     async fn react(&mut self, woken: Woken) -> Option<End> {
         match woken {
             Woken::Routes => {
+                self.watch_for_a_crash();
                 self.decide(Input::Routes);
-                self.want_if_listening(); // one whose wait had an end listens again as soon as somebody is there
+                self.want_if_needed(); // one whose wait had an end listens again as soon as somebody is there
+            }
+            Woken::Tick if self.replay_until.is_some_and(|until| Instant::now() >= until) => {
+                return self.give_up("deadline");
             }
             Woken::Tick => self.decide(Input::Tick),
             Woken::Joined(joined) => {
                 self.joining = None;
                 match *joined {
-                    Ok(joined) => self.attach(joined),
+                    Ok(joined) => return self.attach(joined),
                     Err(error) => return self.not_joined(error),
                 }
             }
@@ -262,6 +284,13 @@ impl Life {
             }
             Event::BackendLost(suspicion) => self.lost(suspicion),
             Event::Boundary => self.boundary().await,
+            Event::Replayed => {
+                self.replay_until = None;
+                self.shared.metrics.replayed("replayed", "ok");
+                info!(reason = self.reason, "what was lost has been run again");
+                None
+            }
+            Event::Mismatch => self.give_up("mismatch"),
         }
     }
 
@@ -269,10 +298,19 @@ impl Life {
     fn order(&mut self, pod: PodId, address: std::net::SocketAddr) {
         let aborted = self.relay.pipeline.status() == TxStatus::Failed;
         let tls = (self.realm.tls)(&pod.name);
+        let patience = self.replay_until.unwrap_or_else(|| Instant::now() + self.shared.terms.hold);
+        let case = self.relay.case().map(|(mark, committed)| Case {
+            mark: mark.clone(),
+            committed: Restore::new(committed, false),
+            routes: self.routes.clone(),
+            resumed: Arc::clone(&self.resumed),
+            until: patience,
+        });
         let order = Order {
-            target: Target { pod, address, tls },
+            target: Target { pod, address, tls, dial: self.shared.dial.clone() },
             identity: Arc::clone(&self.identity),
             restore: Restore::new(&self.relay.state, aborted),
+            case,
             gates: self.shared.gates.clone(),
             metrics: Arc::clone(&self.shared.metrics),
             timeout: self.shared.terms.connect,
@@ -282,13 +320,13 @@ impl Life {
     }
 
     /// A backend is there, in this session's state.
-    fn attach(&mut self, joined: Joined) {
-        let Joined { target, stream, received, parameters, key, status } = joined;
+    fn attach(&mut self, joined: Joined) -> Option<End> {
+        let Joined { target, stream, received, parameters, key, status, verdict } = joined;
         info!(pod = %target.pod, reason = self.reason, took_ms = self.wanted_at.elapsed().as_millis() as u64, "backend joined");
-        self.relay.attach(stream, &received, &parameters);
+        self.relay.attach(target.pod.name.clone(), stream, &received, &parameters);
         self.relay.pipeline.settle(status);
         self.berth = Some(target.pod.clone());
-        self.place.moor(Some(Berth { pod: target.pod, address: target.address, tls: target.tls, key }));
+        self.place.moor(Some(Berth { target, key }));
         if self.greeted {
             self.shared.metrics.switched(self.reason, "kept");
         } else {
@@ -296,6 +334,7 @@ impl Life {
         }
         self.refusal = None;
         self.decide(Input::Joined);
+        self.make_good(verdict, &parameters)
     }
 
     /// The end of the login: our own cancel key, and the first ReadyForQuery.
@@ -372,55 +411,6 @@ impl Life {
         }
     }
 
-    /// Gives the backend up, everything carried.
-    async fn leave(&mut self) {
-        if let Stage::Leaving { why, .. } = self.machine.stage() {
-            self.reason = why.as_str();
-        }
-        self.berth = None;
-        self.place.moor(None);
-        if let Some(stream) = self.relay.detach() {
-            take_leave(stream).await;
-        }
-        self.decide(Input::Left);
-        self.want_if_listening();
-    }
-
-    /// The backend ended by itself.
-    fn lost(&mut self, suspicion: Suspicion) -> Option<End> {
-        if let Some(pod) = &self.berth {
-            (self.realm.doubt)(pod, suspicion);
-        }
-        let end = self.part(suspicion.as_str());
-        if end.is_none() {
-            self.decide(Input::Lost);
-            self.want_if_listening();
-        }
-        end
-    }
-
-    /// Parts from a backend that is gone or forbidden: every request in flight is answered, or the session ends.
-    fn part(&mut self, reason: &'static str) -> Option<End> {
-        let pod = self.berth.take()?;
-        self.place.moor(None);
-        self.reason = reason;
-        let pins = self.relay.state.pins();
-        let depth = self.relay.pipeline.depth();
-        info!(%pod, reason, in_flight = depth, status = ?self.relay.pipeline.status(), "backend lost");
-        if !self.relay.wreck() {
-            self.shared.metrics.switched(reason, "cut_within_a_row");
-            warn!(
-                "the backend was lost in the midst of a message that was already half delivered: the client is dropped"
-            );
-            return Some(End::Silent);
-        }
-        if !pins.is_empty() {
-            self.shared.metrics.switched(reason, "pinned");
-            return Some(End::Said(Complaint::with(Code::Pinned, pins.describe())));
-        }
-        None
-    }
-
     /// A request, or a channel, needs a backend.
     fn want(&mut self) {
         if *self.machine.stage() == Stage::Loose {
@@ -429,9 +419,9 @@ impl Life {
         }
     }
 
-    /// A session that listens wants a backend even while its client is silent.
-    fn want_if_listening(&mut self) {
-        if self.relay.state.listens() {
+    /// A session that listens, or that has a lost transaction to run again, wants a backend even while its client is silent.
+    fn want_if_needed(&mut self) {
+        if self.relay.state.listens() || self.relay.is_open() {
             self.want();
         }
     }
@@ -441,6 +431,9 @@ impl Life {
         if let (Some(refusal), Some(detail)) = (self.refusal.take(), complaint.detail.as_mut()) {
             detail.push_str("; the last try to connect: ");
             detail.push_str(&refusal);
+        }
+        if self.relay.is_open() {
+            return self.give_up("hold");
         }
         self.shared.metrics.switched(self.reason, "gave_up");
         info!(%complaint, "request refused");
@@ -478,16 +471,4 @@ impl Life {
         }
         debug!("session ended");
     }
-}
-
-/// Says Terminate to a backend: it ends without an entry in PostgreSQL's log.
-async fn take_leave(mut stream: Stream) {
-    let mut message = BytesMut::new();
-    frontend::terminate(&mut message);
-    // A backend that does not take it learns from the end of the connection.
-    let _ = timeout(Duration::from_millis(100), async {
-        stream.write_all(&message).await?;
-        stream.shutdown().await
-    })
-    .await;
 }

@@ -2,36 +2,39 @@
 
 mod answer;
 mod ask;
+pub mod dice;
 mod handshake;
 mod join;
 mod life;
 pub mod people;
 pub mod registry;
 mod relay;
+mod talk;
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{Instrument, debug, info, info_span};
 
 use crate::backend;
 use crate::backend::gate::Gates;
-use crate::config::{Databases, Endpoint};
+use crate::config::{Databases, Endpoint, Replay};
 use crate::error::{Code, Complaint};
 use crate::ids::{ClusterName, PodId, PodName, Zone};
 use crate::metrics::{Metrics, SessionState};
 use crate::net::tls::{BackendTls, TlsAcceptor};
-use crate::net::{self, Stream};
+use crate::net::{self, Dial, Stream};
 use crate::shutdown::ShutdownWatch;
 use crate::topology::evidence::Suspicion;
 use crate::topology::routing::RoutingTable;
 use crate::wire::CancelKey;
 
+use dice::Dice;
 use handshake::{Arrival, Refusal};
 use people::People;
 use registry::Registry;
@@ -59,6 +62,10 @@ pub struct Shared {
     pub terms: Terms,
     /// Turns at logging in to a pod.
     pub gates: Gates,
+    /// How connections to pods are opened.
+    pub dial: Dial,
+    /// What falls by chance.
+    pub dice: Dice,
     /// Who is connected.
     pub registry: Arc<Registry>,
     /// Places for connections that have not logged in.
@@ -84,6 +91,12 @@ pub struct Terms {
     pub connect: Duration,
     /// How long a backend may take to say what its session has built up; `None`: it is not asked.
     pub ask: Option<Duration>,
+    /// How long a session may stay on a draining pod with what it cannot leave at once.
+    pub drain: Duration,
+    /// Whether and how a lost transaction is run again.
+    pub replay: Option<Replay>,
+    /// Ask before every COMMIT for what tells its outcome.
+    pub guard: bool,
     /// One protocol message, in bytes.
     pub message_size: usize,
     /// What is remembered of one session, in bytes.
@@ -134,23 +147,22 @@ impl Shared {
     }
 }
 
-/// Serves one accepted connection to its end.
-pub async fn serve(shared: Arc<Shared>, socket: TcpStream, endpoint: Endpoint) {
+/// Serves one accepted connection to its end. `peer`: where it comes from, as far as that is known.
+pub async fn serve(shared: Arc<Shared>, stream: Stream, peer: Option<SocketAddr>, endpoint: Endpoint) {
     shared.metrics.connected(endpoint);
-    if let Err(error) = net::prepare_client(&socket) {
+    if let Some(Err(error)) = stream.socket().map(net::prepare_client) {
         debug!(%error, "a client was gone before it was served");
         return;
     }
     let Ok(half_open) = Arc::clone(&shared.half_open).try_acquire_owned() else {
         shared.metrics.error(Code::TooManySessions);
         let complaint = Complaint::with(Code::TooManySessions, "too many connections have not logged in yet");
-        turn_away(Refusal { stream: Stream::Plain(socket), complaint }).await;
+        turn_away(Refusal { stream, complaint }).await;
         return;
     };
     let gauge = shared.metrics.session(endpoint, SessionState::Login);
-    let peer = socket.peer_addr().ok();
     let deadline = Instant::now() + shared.terms.login;
-    let shaken = handshake::shake(&shared, socket, endpoint, deadline);
+    let shaken = handshake::shake(&shared, stream, endpoint, deadline);
     // What is not told of the deadline (a TLS handshake, a client that reads nothing) is dropped a little later.
     let Ok(arrival) = timeout_at(deadline + LAST_WORD, shaken).await else {
         shared.metrics.error(Code::StartupTimeout);
@@ -204,10 +216,10 @@ async fn cancel(shared: &Shared, key: &CancelKey) {
         return;
     };
     let deadline = Instant::now() + shared.terms.connect;
-    let outcome = match backend::cancel(berth.address, &berth.tls, key, deadline).await {
+    let outcome = match backend::cancel(&berth.target, key, deadline).await {
         Ok(()) => "forwarded",
         Err(error) => {
-            debug!(%error, pod = %berth.pod, "cancel request not delivered");
+            debug!(%error, pod = %berth.target.pod, "cancel request not delivered");
             "failed"
         }
     };

@@ -1,6 +1,5 @@
 //! Who is connected: each session's cancel key and the backend it holds now. The only map shared by all sessions.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -9,9 +8,9 @@ use parking_lot::Mutex;
 use rand::Rng;
 use subtle::ConstantTimeEq;
 
+use crate::backend::Target;
 use crate::ids::{ClusterName, PodId, SessionId};
 use crate::metrics::SessionState;
-use crate::net::tls::BackendTls;
 use crate::wire::CancelKey;
 
 /// All sessions of this process.
@@ -40,12 +39,8 @@ struct Now {
 /// The backend a session holds, as far as a cancel request needs it.
 #[derive(Clone, Debug)]
 pub struct Berth {
-    /// The pod.
-    pub pod: PodId,
-    /// Where a cancel request goes.
-    pub address: SocketAddr,
-    /// How to speak with it.
-    pub tls: BackendTls,
+    /// Where it is.
+    pub target: Target,
     /// The server's own key for this backend.
     pub key: Option<CancelKey>,
 }
@@ -105,7 +100,7 @@ impl Registry {
     pub fn each(&self, mut show: impl FnMut(&ClusterName, Option<&PodId>, SessionState)) {
         for session in &self.by_process {
             let now = session.now.lock();
-            show(&session.cluster, now.berth.as_ref().map(|berth| &berth.pod), now.state);
+            show(&session.cluster, now.berth.as_ref().map(|berth| &berth.target.pod), now.state);
         }
     }
 
@@ -133,11 +128,11 @@ impl Place {
     /// The session holds this backend now, or none.
     pub fn moor(&self, berth: Option<Berth>) {
         if let Some(berth) = &berth {
-            self.registry.count(&berth.pod, true);
+            self.registry.count(&berth.target.pod, true);
         }
         let before = std::mem::replace(&mut self.entry.now.lock().berth, berth);
         if let Some(before) = before {
-            self.registry.count(&before.pod, false);
+            self.registry.count(&before.target.pod, false);
         }
     }
 
@@ -157,15 +152,14 @@ impl Drop for Place {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::Dial;
+    use crate::net::tls::BackendTls;
 
     fn berth(pod: &str) -> Berth {
         let key = CancelKey { process_id: 7, secret: vec![1, 2, 3, 4] };
-        Berth {
-            pod: PodId::new(pod, "a"),
-            address: ([127, 0, 0, 1], 5432).into(),
-            tls: BackendTls::disabled(),
-            key: Some(key),
-        }
+        let address = ([127, 0, 0, 1], 5432).into();
+        let target = Target { pod: PodId::new(pod, "a"), address, tls: BackendTls::disabled(), dial: Dial::Tcp };
+        Berth { target, key: Some(key) }
     }
 
     #[test]
@@ -176,7 +170,7 @@ mod tests {
         assert!(registry.berth(place.key()).is_none());
         place.moor(Some(berth("pg-0")));
         place.moor(Some(berth("pg-1")));
-        assert_eq!(registry.berth(place.key()).unwrap().pod, PodId::new("pg-1", "a"));
+        assert_eq!(registry.berth(place.key()).unwrap().target.pod, PodId::new("pg-1", "a"));
         let mut wrong = place.key().clone();
         wrong.secret[0] ^= 1;
         assert!(registry.berth(&wrong).is_none());

@@ -11,10 +11,12 @@ use std::task::{Context, Poll};
 use bytes::BytesMut;
 use tokio::io::AsyncWriteExt;
 
-use crate::continuity::loss::{Aftermath, Answer, Word};
+use crate::continuity::journal::Journal;
+use crate::continuity::loss::{Answer, Word};
 use crate::continuity::pipeline::Pipeline;
 use crate::continuity::state::State;
 use crate::error::{Code, Complaint};
+use crate::ids::PodName;
 use crate::metrics::{Direction, Metrics};
 use crate::net::Stream;
 use crate::net::pipe::Pipe;
@@ -25,7 +27,15 @@ use crate::wire::{MAX_BACKEND_FRAME, TxStatus, backend, frontend};
 
 use super::{Terms, answer};
 
+use guard::{End, Guard};
+use replay::Lost;
+
+pub(super) use replay::Fate;
+
+mod guard;
 mod observe;
+mod replay;
+mod requests;
 
 /// Turns of reading and writing before other tasks get theirs.
 const BUDGET: u32 = 64;
@@ -42,6 +52,8 @@ const FROM_BACKEND: Interest = Interest::NONE.with(&[
     backend::COPY_IN_RESPONSE,
     backend::EMPTY_QUERY_RESPONSE,
     backend::ERROR_RESPONSE,
+    backend::NOTICE_RESPONSE,
+    backend::NOTIFICATION_RESPONSE,
     backend::NO_DATA,
     backend::PARAMETER_STATUS,
     backend::PARSE_COMPLETE,
@@ -49,6 +61,9 @@ const FROM_BACKEND: Interest = Interest::NONE.with(&[
     backend::READY_FOR_QUERY,
     backend::ROW_DESCRIPTION,
 ]);
+
+/// The same while an answer to pgmoor itself is due.
+const FROM_BACKEND_ASKED: Interest = FROM_BACKEND.with(&[backend::DATA_ROW]);
 
 const fn every_tag_but(left_out: u8) -> Interest {
     let mut tags = [0_u8; 255];
@@ -80,6 +95,10 @@ pub(super) enum Event {
     Boundary,
     /// Without a backend, and the client has sent something that needs one.
     Demand,
+    /// A lost transaction was run again: all goes on.
+    Replayed,
+    /// Run again, it is not what it was.
+    Mismatch,
 }
 
 /// What the client's next frames are to be done with, while there is no backend.
@@ -123,6 +142,14 @@ pub(super) struct Relay {
     /// A write met a read-only server (25006).
     read_only_hit: bool,
     ended: bool,
+    journal: Journal,
+    guard: Guard,
+    /// What a lost backend left open.
+    lost: Option<Box<Lost>>,
+    /// The client's own pipe, while requests are fed from the journal.
+    parked: Option<Box<Pipe>>,
+    /// A message of a backend that is gone is half delivered.
+    half: bool,
 }
 
 impl Relay {
@@ -146,24 +173,33 @@ impl Relay {
             dying: None,
             read_only_hit: false,
             ended: false,
+            journal: Journal::new(terms.replay.as_ref().map(|replay| replay.size)),
+            guard: Guard::new(terms.guard),
+            lost: None,
+            parked: None,
+            half: false,
         }
     }
 
     /// Takes a backend that was brought to this session's state. `received`: bytes read beyond its last ReadyForQuery.
     /// The client is told at once what differs from what it knew of its server.
-    pub(super) fn attach(&mut self, stream: Stream, received: &[u8], parameters: &BTreeMap<String, String>) {
-        let mut message = BytesMut::new();
-        for (name, value) in parameters {
-            if self.told.get(name) != Some(value) {
-                write::parameter_status(&mut message, name, value);
-                self.told.insert(name.clone(), value.clone());
-            }
+    pub(super) fn attach(
+        &mut self,
+        pod: PodName,
+        stream: Stream,
+        received: &[u8],
+        parameters: &BTreeMap<String, String>,
+    ) {
+        if !self.is_open() {
+            let news = self.news(parameters);
+            self.down.inject(&news);
         }
+        self.guard.arrived(pod);
         self.pipeline
             .conforming_strings(parameters.get("standard_conforming_strings").is_none_or(|value| value == "on"));
-        self.down.inject(&message);
         self.down.append(received);
         self.backend = Some(stream);
+        self.down.set_interest(FROM_BACKEND);
         self.dying = None;
         self.read_only_hit = false;
         self.ended = false;
@@ -197,7 +233,7 @@ impl Relay {
 
     /// The session may leave its backend here: every request was answered, no transaction is open, nothing is half sent.
     pub(super) fn is_idle(&self) -> bool {
-        self.pipeline.is_idle() && self.up.at_boundary() && self.up.is_drained()
+        self.pipeline.is_idle() && self.up.at_boundary() && self.up.is_drained() && !self.is_open()
     }
 
     /// Whether a write has met a read-only server since this was asked last.
@@ -207,7 +243,7 @@ impl Relay {
 
     /// Says something to the client, between frames. `false`: a frame is half delivered, nothing can be said.
     pub(super) fn say(&mut self, message: &[u8]) -> bool {
-        let possible = self.down.at_boundary();
+        let possible = self.down.at_boundary() && !self.half;
         if possible {
             self.down.inject(message);
         }
@@ -233,6 +269,12 @@ impl Relay {
             if self.ended && self.down.is_drained() {
                 return Poll::Ready(Event::BackendEnded);
             }
+            match self.replay_ends() {
+                Ok(false) => {}
+                Ok(true) => return Poll::Ready(Event::Replayed),
+                Err(event) => return Poll::Ready(event),
+            }
+            self.tell_asides();
             let stop = leave || self.state.in_doubt();
             if stop && self.is_idle() && self.down.is_empty() {
                 return Poll::Ready(Event::Boundary);
@@ -274,6 +316,9 @@ impl Relay {
     /// Client to buffer, a look at what came, buffer to backend. Says whether to come again at once.
     fn poll_client(&mut self, cx: &mut Context<'_>, stop: bool) -> Result<bool, Event> {
         let full = !self.up.has_room();
+        if self.is_replaying() {
+            return self.poll_replay(cx);
+        }
         // After a Terminate nothing is read for its own sake, but that the client has closed is noticed.
         let filled =
             if self.farewell == Farewell::Unsaid { Poll::Pending } else { self.up.poll_fill(cx, &mut self.client) };
@@ -304,13 +349,44 @@ impl Relay {
         }
     }
 
+    /// The same with the journal in the client's place.
+    fn poll_replay(&mut self, cx: &mut Context<'_>) -> Result<bool, Event> {
+        let fed = self.poll_feed(cx)?;
+        if self.farewell == Farewell::Unsaid {
+            return Err(Event::ClientGone);
+        }
+        let unseen = self.up.unseen();
+        self.observe_client(false)?;
+        let Some(stream) = self.backend.as_mut() else { return Ok(false) };
+        match self.up.poll_drain(cx, stream) {
+            Poll::Ready(Err(_)) => {
+                self.up.cut_sink();
+                self.dying.get_or_insert(Suspicion::Vanished);
+                Ok(true)
+            }
+            Poll::Ready(Ok(())) => Ok(fed || self.up.unseen() < unseen),
+            Poll::Pending => Ok(false),
+        }
+    }
+
+    /// Asks for what tells a COMMIT's outcome, before it goes out.
+    fn ask_before_commit(&mut self, end: End) {
+        let forgotten = self.state.in_doubt() || self.pipeline.drops_statements();
+        if let Some(question) = self.guard.question(end, forgotten) {
+            self.up.inject(&question);
+            self.pipeline.ours();
+            self.down.set_interest(FROM_BACKEND_ASKED);
+        }
+        self.guard.asked_for_this = true;
+    }
+
     /// Without a backend: delivers what is left, notices a hang-up, and (unless `waiting`) says when one is needed.
     ///
     /// # Cancel safety
     /// All progress is in `self`.
     pub(super) fn poll_loose(&mut self, cx: &mut Context<'_>, waiting: bool) -> Poll<Event> {
         loop {
-            let demand = if waiting {
+            let demand = if waiting || self.is_open() {
                 false
             } else {
                 match self.observe_loose() {
@@ -330,29 +406,6 @@ impl Relay {
                 Poll::Pending => return Poll::Pending,
             }
         }
-    }
-
-    /// The backend is gone: every request in flight is answered, once. `false`: a frame is half delivered to the client,
-    /// which cannot be told anything any more.
-    pub(super) fn wreck(&mut self) -> bool {
-        self.backend = None;
-        self.up.cut_sink();
-        let whole = self.down.cut_source();
-        let wreck = self.pipeline.lose(&mut self.state);
-        let mut message = BytesMut::new();
-        for answer in wreck.answers {
-            speak(&mut message, answer, &self.metrics);
-            write::ready_for_query(&mut message, answer.status);
-        }
-        if let Some(answer) = wreck.open {
-            speak(&mut message, answer, &self.metrics);
-            self.reading = Reading::Leftovers(answer.status);
-        }
-        self.untold = wreck.after == Aftermath::Untold || (self.untold && wreck.after == Aftermath::Failed);
-        if whole {
-            self.down.inject(&message);
-        }
-        whole
     }
 
     /// Answers the request that waits at the front with an error, and ends its unit with `status`. `false`: none waits.

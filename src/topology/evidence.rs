@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use crate::ids::{Lsn, PodId, PodName, SystemId, Timeline, Zone};
 
+use super::history::History;
+
 /// One thing that happened, as the topology machine hears it.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
@@ -26,6 +28,14 @@ pub enum Event {
         pod: PodId,
         /// What it said, or why it said nothing.
         outcome: Result<ProbeReport, ProbeFailure>,
+    },
+    /// A pod told where the timeline comes from that it writes. Handed in before the [`Event::Probed`] of the same turn, so that
+    /// the table which proves the pod has it.
+    HistoryRead {
+        /// The incarnation that told it. Two pods promoted apart can write the same timeline with different histories.
+        pod: PodId,
+        /// What it told.
+        history: History,
     },
     /// A session saw something that does not fit: the pod is probed at once; nothing else follows from it alone.
     Doubted {

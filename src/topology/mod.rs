@@ -7,6 +7,7 @@
 //! object was heard of (be it [`LeaderSighting::NotUsed`]), nobody is named, and so nobody is written to.
 
 pub mod evidence;
+pub mod history;
 pub mod routing;
 
 mod hunt;
@@ -23,6 +24,7 @@ use std::time::Instant;
 use crate::ids::{ClusterName, Epoch, PodId, PodName, Timeline};
 
 use evidence::{Event, LeaderSighting, PodSighting, RoleHint};
+use history::History;
 use judge::{Basis, Incumbent, Memory, Pods};
 use pod::Pod;
 use routing::{Primary, Role, Route, RoutingTable, Vacancy};
@@ -84,6 +86,8 @@ pub struct Topology {
     /// When the last news came that make a hunt worthwhile.
     hunt_from: Instant,
     table: Arc<RoutingTable>,
+    /// The history of timeline 1.
+    first: Arc<History>,
     unpublished: bool,
     probes: VecDeque<(PodId, SocketAddr)>,
 }
@@ -98,6 +102,7 @@ impl Topology {
             pods: BTreeMap::new(),
             floor: Timeline(0),
             stale: false,
+            history: None,
         };
         Self {
             settings: settings.sane(),
@@ -106,6 +111,7 @@ impl Topology {
             memory: Memory::default(),
             hunt_from: now,
             table: Arc::new(table),
+            first: Arc::new(History::first()),
             unpublished: false,
             probes: VecDeque::new(),
         }
@@ -114,6 +120,12 @@ impl Topology {
     /// The newest table.
     pub fn table(&self) -> &Arc<RoutingTable> {
         &self.table
+    }
+
+    /// The timeline whose history this incarnation has told already.
+    pub fn told_by(&self, pod: &PodId) -> Option<Timeline> {
+        let pod = self.pods.get(&pod.name).filter(|known| known.sighting.id == *pod)?;
+        pod.history.as_ref().map(|history| history.timeline())
     }
 
     /// Takes one event in. `now` never goes back.
@@ -161,6 +173,11 @@ impl Topology {
                         Ok(report) => pod.answered(report),
                         Err(failure) => pod.failed(failure),
                     }
+                }
+            }
+            Event::HistoryRead { pod, history } => {
+                if let Some(pod) = self.incarnation(&pod) {
+                    pod.told(history);
                 }
             }
             Event::Doubted { pod, suspicion: _ } => {
@@ -287,15 +304,31 @@ impl Topology {
         self.pods.iter().map(|(name, pod)| (name.clone(), route(pod))).collect()
     }
 
+    /// The history of the timeline the primary is proven on, if it told that one.
+    fn history(&self, primary: &Primary) -> Option<Arc<History>> {
+        let Primary::Proven { pod, timeline } = primary else {
+            return None;
+        };
+        if *timeline == Timeline(1) {
+            return Some(Arc::clone(&self.first));
+        }
+        let told = self.pods.get(&pod.name).and_then(|pod| pod.history.as_ref());
+        // It may have told the next one already, of the turn in which it will prove itself on that.
+        let told_before = || self.table.history.as_ref().filter(|_| self.table.primary == *primary);
+        told.filter(|history| history.timeline() == *timeline).or_else(told_before).cloned()
+    }
+
     fn publish(&mut self, primary: Primary, pods: BTreeMap<PodName, Route>) {
         let Memory { floor, stale, .. } = self.memory;
+        let history = self.history(&primary);
         let old = &*self.table;
-        if old.primary == primary && old.pods == pods && old.floor == floor && old.stale == stale {
+        let known = old.primary == primary && old.pods == pods && old.floor == floor && old.stale == stale;
+        if known && old.history == history {
             return;
         }
         let epoch = Epoch(old.epoch.0 + 1);
         let cluster = old.cluster.clone();
-        self.table = Arc::new(RoutingTable { cluster, epoch, primary, pods, floor, stale });
+        self.table = Arc::new(RoutingTable { cluster, epoch, primary, pods, floor, stale, history });
         self.unpublished = true;
     }
 }

@@ -1,10 +1,12 @@
 //! What is known of one incarnation: how it was sighted, what its own probes said, how they fail.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::ids::{PodName, SystemId, Timeline};
 
 use super::evidence::{PodSighting, ProbeFailure, ProbeReport};
+use super::history::History;
 use super::schedule::Asking;
 
 /// One incarnation of a pod. A new uid starts from nothing.
@@ -13,6 +15,8 @@ pub(super) struct Pod {
     pub(super) sighting: PodSighting,
     /// The last accepted answer; kept when later probes fail, because it is what fences a frozen primary.
     pub(super) report: Option<ProbeReport>,
+    /// Where the timeline comes from that it writes, by its own word.
+    pub(super) history: Option<Arc<History>>,
     pub(super) failures: Failures,
     pub(super) asking: Asking,
     /// The floor when it was last superseded: it is a primary again only above it.
@@ -26,6 +30,7 @@ impl Pod {
         Self {
             sighting,
             report: None,
+            history: None,
             failures: Failures::default(),
             asking: Asking::default(),
             barred: None,
@@ -49,6 +54,17 @@ impl Pod {
         if self.asking.answered(report.asked_at) {
             self.report = Some(report);
             self.failures = Failures::default();
+            if report.in_recovery {
+                // Promoted again, it writes another timeline, or the same one (restored from a backup) with another past.
+                self.history = None;
+            }
+        }
+    }
+
+    /// It told where the timeline comes from that it writes.
+    pub(super) fn told(&mut self, history: History) {
+        if self.history.as_deref() != Some(&history) {
+            self.history = Some(Arc::new(history));
         }
     }
 

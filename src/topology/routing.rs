@@ -2,9 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::ids::{ClusterName, Epoch, Lsn, PodId, PodName, Timeline, Zone};
+
+use super::history::History;
 
 mod choice;
 
@@ -25,6 +28,9 @@ pub struct RoutingTable {
     pub floor: Timeline,
     /// The watch is broken: labels and leader are the last known, probes go on.
     pub stale: bool,
+    /// Where the proven primary's timeline comes from, as that primary itself tells it. `None` while nobody is proven, or
+    /// the history could not be read (yet).
+    pub history: Option<Arc<History>>,
 }
 
 /// Whether a primary is proven.
@@ -50,6 +56,16 @@ pub enum Vacancy {
     Unproven,
     /// Two pods claim it on the same timeline.
     Contested,
+}
+
+impl Primary {
+    /// The timeline that is written.
+    pub const fn timeline(&self) -> Option<Timeline> {
+        match self {
+            Self::Proven { timeline, .. } => Some(*timeline),
+            Self::Nobody(_) => None,
+        }
+    }
 }
 
 impl Vacancy {
@@ -136,11 +152,12 @@ impl RoutingTable {
     /// epoch and in the replicas' lag and LSNs, which change with every probe of a busy replica.
     pub fn same_ways(&self, other: &Self) -> bool {
         // Taken apart whole, so that a new field cannot be forgotten here.
-        let Self { cluster, epoch: _, primary, pods, floor, stale } = self;
+        let Self { cluster, epoch: _, primary, pods, floor, stale, history } = self;
         *cluster == other.cluster
             && *primary == other.primary
             && *floor == other.floor
             && *stale == other.stale
+            && *history == other.history
             && pods.len() == other.pods.len()
             && pods.iter().all(|(name, route)| other.pods.get(name).is_some_and(|other| route.same_ways(other)))
     }

@@ -155,6 +155,17 @@ impl Scanner {
         self.interest
     }
 
+    /// The longest frame it takes, as its length word counts.
+    #[must_use]
+    pub const fn max_frame(&self) -> u32 {
+        self.max_frame
+    }
+
+    /// Forgets the frame that was being streamed: the next byte begins one, in another stream.
+    pub const fn renew(&mut self) {
+        self.state = State::Boundary;
+    }
+
     /// Whether the next byte begins a frame: not inside a large frame that is being streamed.
     #[must_use]
     pub const fn at_boundary(&self) -> bool {

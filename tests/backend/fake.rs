@@ -8,8 +8,8 @@ use bytes::{BufMut as _, BytesMut};
 use pgmoor::auth::Credentials;
 use pgmoor::backend::{self, Backend, ConnectError, Login, Target};
 use pgmoor::ids::PodId;
-use pgmoor::net::Stream;
 use pgmoor::net::tls::{BackendTls, TlsAcceptor, TlsError};
+use pgmoor::net::{Dial, Stream};
 use pgmoor::wire::message::write::backend as write;
 use pgmoor::wire::{CancelKey, TxStatus};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -55,7 +55,7 @@ impl<T: Send + 'static> Fake<T> {
     }
 
     pub(crate) fn target(&self) -> Target {
-        Target { pod: PodId::new("pg-0", "a"), address: self.address, tls: self.tls() }
+        Target { pod: PodId::new("pg-0", "a"), address: self.address, tls: self.tls(), dial: Dial::Tcp }
     }
 
     #[expect(clippy::unused_self, reason = "reads as the fake's")]

@@ -44,7 +44,7 @@ async fn a_login_may_come_in_any_pieces() {
         let bytes = whole.clone();
         let fake = Fake::serve(async move |mut talk: Talk| {
             talk.startup().await;
-            talk.socket.socket().set_nodelay(true).unwrap();
+            talk.socket.socket().unwrap().set_nodelay(true).unwrap();
             talk.bytes(&bytes[..cut]).await;
             tokio::task::yield_now().await;
             talk.bytes(&bytes[cut..]).await;

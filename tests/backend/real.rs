@@ -5,6 +5,7 @@ use std::time::Duration;
 use pgmoor::auth::{AuthError, ClientFirst, Credentials, Secret, ServerFirst};
 use pgmoor::backend::{self, Backend, ConnectError, Login, QueryError, Target};
 use pgmoor::ids::PodId;
+use pgmoor::net::Dial;
 use pgmoor::net::tls::{BackendTls, TlsMode};
 use tokio::time::Instant;
 
@@ -24,7 +25,7 @@ fn server(settings: &str, tls: Option<(&str, &str)>) -> Option<Postgres> {
 }
 
 fn target(server: &Postgres, tls: BackendTls) -> Target {
-    Target { pod: PodId::new("pg-0", "a"), address: server.address(), tls }
+    Target { pod: PodId::new("pg-0", "a"), address: server.address(), tls, dial: Dial::Tcp }
 }
 
 async fn log_in(server: &Postgres, user: &str, credentials: &Credentials) -> Result<Backend, ConnectError> {
@@ -102,7 +103,7 @@ async fn a_running_query_is_cancelled_and_the_backend_lives() {
             assert!(Instant::now() < deadline, "the query never began");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        backend::cancel(server.address(), &BackendTls::disabled(), &key, soon()).await.unwrap();
+        backend::cancel(&target(&server, BackendTls::disabled()), &key, soon()).await.unwrap();
     };
     tokio::join!(running, cancelling);
 }
@@ -120,7 +121,7 @@ async fn tls_is_spoken_with_postgresql_for_logins_and_cancels() {
     let mut backend = backend::connect(&target(&server, tls.clone()), &login, soon()).await.unwrap();
     let ssl = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
     assert_eq!(backend.simple_query(ssl, soon()).await.unwrap(), [[Some("t".to_owned())]]);
-    backend::cancel(server.address(), &tls, backend.key.as_ref().unwrap(), soon()).await.unwrap();
+    backend::cancel(&target(&server, tls), backend.key.as_ref().unwrap(), soon()).await.unwrap();
     let wrong = authority.trusted(TlsMode::VerifyFull, "pg-1.pg.db.svc");
     let error = backend::connect(&target(&server, wrong), &login, soon()).await.unwrap_err();
     assert!(matches!(error, ConnectError::Tls(_)), "{error}");

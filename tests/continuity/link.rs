@@ -88,7 +88,7 @@ impl Link {
         match part {
             Part::Query(text) => {
                 write::query(packet, text);
-                pipeline.query(pipeline.read(text.as_bytes(), false));
+                pipeline.query(pipeline.read(text.as_bytes(), false), 0);
             }
             Part::Parse(name, text) => {
                 let start = packet.len();
@@ -132,7 +132,7 @@ impl Link {
             }
             Part::Sync => {
                 write::sync(packet);
-                pipeline.sync();
+                pipeline.sync(0);
             }
         }
     }

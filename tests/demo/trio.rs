@@ -93,6 +93,7 @@ impl Trio {
         // There is no standby yet that could confirm.
         let sql = format!(
             "SET synchronous_commit = local; CREATE ROLE pgmoor LOGIN PASSWORD '{password}' IN ROLE pg_monitor; \
+             GRANT EXECUTE ON FUNCTION pg_catalog.pg_read_file(text, bigint, bigint, boolean) TO pgmoor; \
              CREATE ROLE app LOGIN PASSWORD '{password}'"
         );
         let client = self.connect(place).await?;

@@ -1,7 +1,7 @@
 //! A real PostgreSQL for a test: a primary or its standby, on a free loopback port, frozen and promoted at will.
 
 use std::net::TcpListener;
-use std::os::unix::fs::chown;
+use std::os::unix::fs::{FileTypeExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -18,6 +18,16 @@ pub(crate) fn is_installed() -> bool {
         println!("skipped: no PostgreSQL in {BIN}");
     }
     is_there
+}
+
+/// What stands where a history file should.
+pub(crate) enum HistoryFile<'a> {
+    /// Nothing.
+    Missing,
+    /// Something that hangs whoever reads it.
+    Stuck,
+    /// A file with this in it.
+    Text(&'a str),
 }
 
 /// One running server. Dropped, it is killed and its data is gone.
@@ -71,6 +81,37 @@ impl Server {
     pub(crate) fn sql(&self, sql: &str) {
         let port = self.port.to_string();
         run("psql", &["-X", "-q", "-h", "127.0.0.1", "-p", &port, "-U", "postgres", "-d", "postgres", "-c", sql]);
+    }
+
+    /// Lets the role `prober` read the timeline's history, as the documentation says.
+    pub(crate) fn grant_history(&self) {
+        self.sql("GRANT EXECUTE ON FUNCTION pg_catalog.pg_read_file(text, bigint, bigint, boolean) TO prober");
+    }
+
+    /// The history file of a timeline, from its folder.
+    pub(crate) fn history(&self, timeline: u32) -> String {
+        std::fs::read_to_string(self.history_path(timeline)).unwrap()
+    }
+
+    /// Puts something else in the place of a timeline's history file.
+    pub(crate) fn set_history(&self, timeline: u32, file: HistoryFile<'_>) {
+        let path = self.history_path(timeline);
+        if let Ok(true) = std::fs::metadata(&path).map(|file| file.file_type().is_fifo()) {
+            // Lets those go that wait for it to be written.
+            drop(std::fs::File::options().read(true).write(true).open(&path).unwrap());
+        }
+        let _ = std::fs::remove_file(&path); // it may be missing already
+        match file {
+            HistoryFile::Missing => {}
+            HistoryFile::Stuck => {
+                assert!(as_postgres("/usr/bin/mkfifo").arg(&path).status().unwrap().success(), "mkfifo");
+            }
+            HistoryFile::Text(text) => std::fs::write(&path, text).unwrap(),
+        }
+    }
+
+    fn history_path(&self, timeline: u32) -> PathBuf {
+        self.data.join(format!("pg_wal/{timeline:08X}.history"))
     }
 
     /// Promotes a standby.

@@ -7,6 +7,8 @@
 #[path = "../cluster/mod.rs"]
 mod cluster;
 
+#[path = "../mass/crowd.rs"]
+mod crowd;
 #[path = "../support/drivers.rs"]
 mod drivers_of_all;
 #[path = "../drivers/tokio.rs"]
@@ -16,8 +18,10 @@ mod api;
 mod drivers;
 mod fence;
 mod ledger;
+mod mass;
 mod moves;
 mod observer;
+mod planned;
 mod routing;
 mod sleepers;
 mod stage;

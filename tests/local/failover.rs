@@ -171,7 +171,9 @@ fn a_crash_of_the_primary() {
     let pair = Pair::start("");
     psql(pair.a, "create table t (what text); create schema other");
     pair.caught_up();
-    let moor = pair.moor();
+    // What is not run again, and not asked for, is told: the rest is in the tests of replay.
+    let told = "replay = false\ncommit_guard = \"off\"".to_owned();
+    let moor = Moor::start(&Plan { continuity: told, ..pair.plan() });
     psql(pair.a, "alter system set synchronous_standby_names = 'nobody'; ");
     psql(pair.a, "select pg_reload_conf()");
     until("commits to hang", || (psql(pair.a, "show synchronous_standby_names") == "nobody").then_some(()));

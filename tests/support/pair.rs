@@ -155,6 +155,7 @@ impl Servers {
             "create role app login superuser password 'app'",
             "create database app owner app",
             "create role pgmoor login in role pg_monitor",
+            "grant execute on function pg_catalog.pg_read_file(text, bigint, bigint, boolean) to pgmoor",
         ] {
             a.psql(sql)?;
         }

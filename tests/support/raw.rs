@@ -5,10 +5,12 @@ use std::io::{self, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
+use bytes::{Buf as _, BytesMut};
+
 /// One connection.
 pub(crate) struct Raw {
     pub(crate) stream: TcpStream,
-    unread: Vec<u8>,
+    unread: BytesMut,
     /// Of BackendKeyData: process id and secret.
     pub(crate) key: (u32, Vec<u8>),
 }
@@ -55,7 +57,7 @@ impl Raw {
         let stream = TcpStream::connect_timeout(&server, Duration::from_secs(10))?;
         stream.set_read_timeout(Some(Duration::from_secs(40)))?;
         stream.set_nodelay(true)?;
-        Ok(Self { stream, unread: Vec::new(), key: (0, Vec::new()) })
+        Ok(Self { stream, unread: BytesMut::new(), key: (0, Vec::new()) })
     }
 
     /// A session of user and database `app`.
@@ -96,7 +98,7 @@ impl Raw {
         while self.unread.is_empty() {
             self.more()?;
         }
-        Ok(self.unread.remove(0))
+        Ok(self.unread.get_u8())
     }
 
     /// The next frame; an error at the end of the connection.
@@ -105,10 +107,8 @@ impl Raw {
             if let Some((tag, length)) = self.head()
                 && self.unread.len() > length
             {
-                let rest = self.unread.split_off(length + 1);
-                let body = self.unread.split_off(5);
-                self.unread = rest;
-                return Ok((tag, body));
+                let frame = self.unread.split_to(length + 1);
+                return Ok((tag, frame[5..].to_vec()));
             }
             self.more()?;
         }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use pgmoor::ids::{ClusterName, Epoch, PodId, PodName, SystemId, Timeline};
 use pgmoor::topology::evidence::{Event, LeaderSighting, PodSighting, ProbeFailure, ProbeReport, RoleHint, Suspicion};
+use pgmoor::topology::history::History;
 use pgmoor::topology::routing::{Primary, Role, RoutingTable};
 use pgmoor::topology::{Command, Settings, Topology};
 use proptest::prelude::*;
@@ -23,6 +24,7 @@ enum Step {
     Leader(Option<LeaderSighting>),
     Watch(bool),
     Answered { pod: u32, second: bool, standby: bool, rank: u32, stranger: bool, age_ms: u64 },
+    Told { pod: u32, second: bool, rank: u32 },
     Failed(u32, bool, ProbeFailure),
     Doubted(u32, bool),
     Drain(u32, bool),
@@ -86,6 +88,7 @@ fn pod_step(world: World, pod: u32) -> impl Strategy<Value = Step> {
                 pod, second, standby, rank, stranger, age_ms,
             }
         ),
+        3 => (second(), 1..6_u32).prop_map(move |(second, rank)| Step::Told { pod, second, rank }),
         3 => (second(), prop::sample::select(failures)).prop_map(move |(second, why)| Step::Failed(pod, second, why)),
         1 => second().prop_map(move |second| Step::Doubted(pod, second)),
         1 => any::<bool>().prop_map(move |on| Step::Drain(pod, on)),
@@ -122,6 +125,15 @@ fn step(world: World) -> impl Strategy<Value = Step> {
 fn history(world: World, length: usize) -> impl Strategy<Value = Vec<(u64, Step)>> {
     let pause = prop_oneof![3 => Just(0), 5 => 1..100_u64, 2 => 100..3000_u64];
     prop::collection::vec((pause, step(world)), 0..length)
+}
+
+/// What this incarnation tells of a timeline; every other one tells something else.
+fn told(timeline: Timeline, pod: u32, second: bool) -> History {
+    if timeline == Timeline(1) {
+        return History::first();
+    }
+    let end = 1 + pod * 2 + u32::from(second);
+    History::parse(timeline, &format!("1\t{:X}/{end:X}\tno reason\n", timeline.0)).unwrap()
 }
 
 fn sighting(pod: u32, sight: &Sight) -> PodSighting {
@@ -176,24 +188,31 @@ impl Witness {
             Step::Watch(true) => Event::WatchLost,
             Step::Watch(false) => Event::WatchRestored,
             Step::Answered { pod, second, standby, rank, stranger, age_ms } => {
-                // In a tame world no two pods ever write the same timeline, as no two promotions start the same.
-                let timeline = if self.world_is_wild { *rank } else { rank * PODS + pod };
+                let timeline = self.timeline(*rank, *pod);
                 let asked_at = self.now.checked_sub(Duration::from_millis(*age_ms)).unwrap_or(self.start);
                 let report = ProbeReport {
                     in_recovery: *standby,
                     system_id: SystemId(if *stranger { 9 } else { 7 }),
-                    timeline: Some(Timeline(timeline)),
+                    timeline: Some(timeline),
                     lsn: None,
                     lag: standby.then_some(Duration::ZERO),
                     asked_at: asked_at.max(self.start),
                 };
                 Event::Probed { pod: id(*pod, *second), outcome: Ok(report) }
             }
+            Step::Told { pod, second, rank } => {
+                Event::HistoryRead { pod: id(*pod, *second), history: told(self.timeline(*rank, *pod), *pod, *second) }
+            }
             Step::Failed(pod, second, why) => Event::Probed { pod: id(*pod, *second), outcome: Err(*why) },
             Step::Doubted(pod, second) => Event::Doubted { pod: id(*pod, *second), suspicion: Suspicion::Vanished },
             Step::Drain(pod, on) => Event::Drain { pod: name(*pod), on: *on },
             Step::Tick => Event::Tick,
         }
+    }
+
+    /// In a tame world no two pods ever write the same timeline, as no two promotions start the same.
+    fn timeline(&self, rank: u32, pod: u32) -> Timeline {
+        Timeline(if self.world_is_wild { rank } else { rank * PODS + pod })
     }
 
     fn play(&mut self, pause_ms: u64, step: &Step) {
@@ -244,10 +263,16 @@ impl Witness {
         let table = Arc::clone(&self.table);
         let primaries: Vec<_> = table.pods.values().filter(|route| route.role == Role::Primary).collect();
         match &table.primary {
-            Primary::Nobody(_) => assert!(primaries.is_empty(), "{table:?}"),
+            Primary::Nobody(_) => assert!(primaries.is_empty() && table.history.is_none(), "{table:?}"),
             Primary::Proven { pod, timeline } => {
                 assert_eq!(primaries.iter().map(|route| &route.id).collect::<Vec<_>>(), [pod]);
                 assert_eq!(*timeline, table.floor, "the primary writes the highest timeline ever proven");
+                // The primary's own, of the very timeline it is proven on; timeline 1 needs no telling.
+                let own = (0..PODS).flat_map(|number| [(number, false), (number, true)]);
+                let mut own = own.filter(|(number, second)| id(*number, *second) == *pod);
+                let own = own.next().map(|(number, second)| told(*timeline, number, second));
+                assert!(table.history.as_deref().is_none_or(|history| own.as_ref() == Some(history)), "{table:?}");
+                assert!(table.history.is_some() || *timeline > Timeline(1), "{table:?}");
                 let fence = self.superseded.get(pod);
                 assert!(fence.is_none_or(|fence| timeline > fence), "{pod} was superseded: {table:?}");
             }
@@ -302,6 +327,7 @@ proptest! {
             | Step::Leader(_)
             | Step::Watch(_)
             | Step::Answered { .. }
+            | Step::Told { .. }
             | Step::Doubted(..)
             | Step::Drain(..)
             | Step::Tick => true,

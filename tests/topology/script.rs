@@ -9,6 +9,7 @@
 //! > 5ms gone pg-0/a
 //! > 6ms answer pg-0/a primary tl=5 lsn=0/300 sys=7 asked=4ms
 //! > 6ms answer pg-1/b standby tl=5 lag=10ms
+//! > 6ms history pg-0/a tl=6 2=0/100 5=0/300 (each ancestor, and where it was left)
 //! > 7ms fail pg-0/a timed_out
 //! > 7ms doubt pg-0/a read_only
 //! > 8ms drain pg-0 on
@@ -25,6 +26,7 @@ use std::time::{Duration, Instant};
 
 use pgmoor::ids::{ClusterName, PodId, PodName, SystemId, Timeline, Zone};
 use pgmoor::topology::evidence::{Event, LeaderSighting, PodSighting, ProbeFailure, ProbeReport, RoleHint, Suspicion};
+use pgmoor::topology::history::History;
 use pgmoor::topology::routing::{Primary, Role, RoutingTable};
 use pgmoor::topology::{Command, Settings, Topology};
 
@@ -80,7 +82,11 @@ fn write_table(table: &RoutingTable, when: &str, out: &mut String) {
         Primary::Nobody(vacancy) => format!("no primary, {}", vacancy.as_str()),
     };
     let stale = if table.stale { ", stale" } else { "" };
-    writeln!(out, "  {when}table {}: {primary}, floor {}{stale}", table.epoch, table.floor).unwrap();
+    write!(out, "  {when}table {}: {primary}, floor {}{stale}", table.epoch, table.floor).unwrap();
+    for (timeline, end) in table.history.iter().flat_map(|history| history.ancestors()) {
+        write!(out, ", {timeline} left at {end}").unwrap();
+    }
+    writeln!(out).unwrap();
     for route in table.pods.values() {
         let mut line = format!("    {} {}", route.id, route.role.as_str());
         if let Role::Replica { fit, lag, replayed } = route.role {
@@ -131,6 +137,9 @@ fn event(start: Instant, at: Duration, text: &str) -> Event {
         ["drain", pod, "off"] => Event::Drain { pod: PodName::new(pod), on: false },
         ["doubt", pod, what] => Event::Doubted { pod: pod_id(pod), suspicion: suspicion(what) },
         ["fail", pod, why] => Event::Probed { pod: pod_id(pod), outcome: Err(failure(why)) },
+        ["history", pod, timeline, ancestors @ ..] => {
+            Event::HistoryRead { pod: pod_id(pod), history: history(timeline, ancestors) }
+        }
         ["answer", pod, role, rest @ ..] => {
             Event::Probed { pod: pod_id(pod), outcome: Ok(report(start, at, role, rest)) }
         }
@@ -196,6 +205,12 @@ fn report(start: Instant, at: Duration, role: &str, rest: &[&str]) -> ProbeRepor
         }
     }
     report
+}
+
+fn history(timeline: &str, ancestors: &[&str]) -> History {
+    let timeline = timeline.strip_prefix("tl=").unwrap_or_else(|| panic!("tl=number is wanted: {timeline}"));
+    let file: String = ancestors.iter().map(|line| format!("{}\tno reason\n", line.replace('=', "\t"))).collect();
+    History::parse(Timeline(timeline.parse().unwrap()), &file).unwrap()
 }
 
 fn failure(text: &str) -> ProbeFailure {

@@ -11,7 +11,7 @@ const LOST: Word = Word::Error(TransactionLost);
 fn lose(status: TxStatus, queries: &[&str], tags: &[&str]) -> Vec<(Word, TxStatus)> {
     let (mut pipeline, mut state) = (Pipeline::default(), State::new(1 << 16));
     if status != TxStatus::Idle {
-        pipeline.query(script::read(b"BEGIN", false));
+        pipeline.query(script::read(b"BEGIN", false), 0);
         pipeline.command_complete(b"BEGIN", &mut state);
         if status == TxStatus::Failed {
             pipeline.error(&mut state);
@@ -19,7 +19,7 @@ fn lose(status: TxStatus, queries: &[&str], tags: &[&str]) -> Vec<(Word, TxStatu
         pipeline.ready(status, &mut state);
     }
     for query in queries {
-        pipeline.query(script::read(query.as_bytes(), false));
+        pipeline.query(script::read(query.as_bytes(), false), 0);
     }
     for tag in tags {
         let note = if *tag == "!" {
@@ -87,7 +87,7 @@ fn a_silent_transaction_is_told_later() {
     let (mut pipeline, mut state) = (Pipeline::default(), State::new(1 << 16));
     pipeline.settle(TxStatus::InTransaction);
     let wreck = pipeline.lose(&mut state);
-    assert_eq!(wreck, Wreck { answers: Vec::new(), open: None, after: Aftermath::Untold });
+    assert_eq!(wreck, Wreck { answers: Vec::new(), open: None, after: Aftermath::Untold, chance: Chance::Open });
     assert_eq!(pipeline.status(), TxStatus::Failed);
 }
 
@@ -96,9 +96,9 @@ fn sql_execute_of_a_protocol_level_commit_may_commit() {
     let (mut pipeline, mut state) = (Pipeline::default(), State::new(1 << 16));
     pipeline.parse(b"c", b"COMMIT", b"c\0COMMIT\0\0\0", &state);
     pipeline.parse_complete(&mut state);
-    pipeline.sync();
+    pipeline.sync(0);
     pipeline.ready(TxStatus::Idle, &mut state);
     pipeline.settle(TxStatus::InTransaction);
-    pipeline.query(script::read(b"EXECUTE c", false));
+    pipeline.query(script::read(b"EXECUTE c", false), 0);
     assert_eq!(pipeline.lose(&mut state).answers[0].word, UNKNOWN);
 }

@@ -195,14 +195,14 @@ impl Model {
 
 fn send(pipeline: &mut Pipeline, state: &State, msg: &Msg) {
     match msg {
-        Msg::Query(text) => pipeline.query(pipeline.read(text.as_bytes(), false)),
-        Msg::Call => pipeline.call(),
+        Msg::Query(text) => pipeline.query(pipeline.read(text.as_bytes(), false), 0),
+        Msg::Call => pipeline.call(0),
         Msg::Parse(name, text) => pipeline.parse(name.as_bytes(), text.as_bytes(), &body(name, text), state),
         Msg::Bind(name) => pipeline.bind(b"", name.as_bytes()),
         Msg::Describe => pipeline.describe(),
         Msg::Execute => pipeline.execute(b""),
         Msg::Close(name) => pipeline.close(Some(name.as_bytes())),
-        Msg::Sync => pipeline.sync(),
+        Msg::Sync => pipeline.sync(0),
     }
 }
 
@@ -404,15 +404,15 @@ fn syncs_within_a_copy_are_not_answered() {
     send(&mut pipeline, &state, &Msg::Parse("", "COPY t FROM STDIN"));
     send(&mut pipeline, &state, &Msg::Bind(""));
     send(&mut pipeline, &state, &Msg::Execute);
-    pipeline.sync();
+    pipeline.sync(0);
     hear(&mut pipeline, &mut state, Reply::Parsed);
     hear(&mut pipeline, &mut state, Reply::Bound);
     assert_eq!(pipeline.copy_in(), Note::Plain);
     pipeline.copy_end();
-    pipeline.sync();
+    pipeline.sync(0);
     hear(&mut pipeline, &mut state, Reply::Complete("COPY 1"));
     assert!(!pipeline.is_quiet());
-    assert_eq!(pipeline.ready(TxStatus::Idle, &mut state), Note::Ready(TxStatus::Idle));
+    assert_eq!(pipeline.ready(TxStatus::Idle, &mut state), Note::Ready(TxStatus::Idle, Some(0)));
     assert!(pipeline.is_quiet());
     assert_eq!(pipeline.ready(TxStatus::Idle, &mut state), Note::Unexpected);
 }
@@ -421,10 +421,10 @@ fn syncs_within_a_copy_are_not_answered() {
 fn a_copy_that_fails_at_once_may_leave_its_sync_to_be_answered() {
     let (mut pipeline, mut state) = (Pipeline::default(), State::new(1 << 16));
     send(&mut pipeline, &state, &Msg::Execute);
-    pipeline.sync();
+    pipeline.sync(0);
     assert_eq!(pipeline.copy_in(), Note::Plain);
     assert!(pipeline.error(&mut state));
-    assert_eq!(pipeline.ready(TxStatus::Idle, &mut state), Note::Ready(TxStatus::Idle));
+    assert_eq!(pipeline.ready(TxStatus::Idle, &mut state), Note::Ready(TxStatus::Idle, None));
 }
 
 #[test]

@@ -1,43 +1,39 @@
-//! What the relay sees in the frames that pass: requests going out, their replies coming back, and what neither side may send.
+//! What the relay sees in the replies that pass: what they end, change and mean, and what a backend may not send.
 
 use bytes::BytesMut;
 use tracing::warn;
 
+use crate::continuity::journal::{Mismatch, Spoiled};
 use crate::continuity::pipeline::Note;
-use crate::error::{Code, Complaint};
 use crate::topology::evidence::Suspicion;
-use crate::wire::message::write::backend as write;
-use crate::wire::message::{
-    Bind, Close, CommandComplete, ErrorFields, Execute, ParameterStatus, Parse, Query, ReadError, ReadyForQuery,
-    Severity, Target,
-};
+use crate::wire::message::{CommandComplete, ErrorFields, ParameterStatus, ReadyForQuery, Severity};
 use crate::wire::scan::Step;
-use crate::wire::{HEADER_LEN, TxStatus, backend, frontend};
+use crate::wire::{HEADER_LEN, TxStatus, backend};
 
-use super::{Event, Farewell, Reading, Relay, broken_client};
+use super::guard::{Guard, Told};
+use super::{Event, FROM_BACKEND, Relay};
 
 /// What becomes of one backend frame.
 enum Verdict {
-    /// It goes to the client.
+    /// Part of an answer: it goes to the client.
     Pass,
-    /// It is not the client's: the dying words of a backend that is replaced.
+    /// The end of a unit: it goes to the client.
+    Ready(TxStatus, Option<u64>),
+    /// It goes to the client, and belongs to no answer.
+    Aside(u8),
+    /// It is not the client's: the dying words of a backend that is replaced, or an answer to pgmoor itself.
     Swallow,
+    /// The client gets this instead.
+    Replace(BytesMut),
     /// The backend lost count or broke the protocol.
     Doubtful(&'static str),
-}
-
-/// What a client frame is to the relay.
-enum Request {
-    /// Sent on.
-    Forward,
-    /// The client leaves; sent on, so that what it sent before is run.
-    Farewell,
 }
 
 impl Relay {
     /// Walks what the backend sent.
     pub(super) fn observe_backend(&mut self) -> Result<(), Event> {
         loop {
+            let holding = self.is_holding_asides();
             let (count, verdict) = match self.down.step() {
                 Ok(Step::Wait) => return Ok(()),
                 Ok(Step::Pass(count)) => (count, Verdict::Pass),
@@ -45,7 +41,8 @@ impl Relay {
                     let mut reply = Reply {
                         pipeline: &mut self.pipeline,
                         state: &mut self.state,
-                        told: &mut self.told,
+                        guard: &mut self.guard,
+                        told: (!holding).then_some(&mut self.told),
                         dying: &mut self.dying,
                         read_only_hit: &mut self.read_only_hit,
                         ended: &mut self.ended,
@@ -61,9 +58,11 @@ impl Relay {
                         backend::ROW_DESCRIPTION if self.pipeline.described() == Note::Unexpected => {
                             (count, Verdict::Doubtful("columns nobody asked for"))
                         }
+                        tag if is_aside(tag) => (count, Verdict::Aside(tag)),
                         _ => (count, Verdict::Pass),
                     }
                 }
+                Ok(Step::Part { part, tag, .. }) if is_aside(tag) => (part.len(), Verdict::Aside(tag)),
                 Ok(Step::Part { part, .. }) => (part.len(), Verdict::Pass),
                 Err(error) => {
                     warn!(%error, "the backend broke the protocol: closed");
@@ -71,8 +70,21 @@ impl Relay {
                 }
             };
             match verdict {
-                Verdict::Pass => self.down.pass(count),
-                Verdict::Swallow => self.down.skip(count),
+                Verdict::Pass => self.deliver(count)?,
+                Verdict::Ready(status, until) => {
+                    self.deliver(count)?;
+                    self.unit_ended(status, until)?;
+                }
+                Verdict::Aside(tag) if holding => self.put_aside(tag, count),
+                Verdict::Aside(_) => self.down.pass(count),
+                Verdict::Swallow => {
+                    self.down.skip(count);
+                    self.rows_matter_no_more();
+                }
+                Verdict::Replace(message) => {
+                    self.down.skip(count);
+                    self.down.inject(&message);
+                }
                 Verdict::Doubtful(what) => {
                     warn!(what, "the backend is doubtful: closed");
                     return Err(Event::BackendLost(Suspicion::Vanished));
@@ -81,142 +93,54 @@ impl Relay {
         }
     }
 
-    /// Walks what the client sent, as far as it may be sent on now.
-    pub(super) fn observe_client(&mut self, stop: bool) -> Result<(), Event> {
-        loop {
-            if self.farewell == Farewell::Said || (stop && self.pipeline.is_idle() && self.up.at_boundary()) {
-                return Ok(());
-            }
-            if self.pipeline.is_full() {
-                return Ok(()); // its replies let it go on
-            }
-            if (self.untold || self.reading != Reading::Requests) && self.up.at_boundary() {
-                if !self.hold_back()? {
-                    return Ok(());
-                }
-                continue;
-            }
-            let (count, request) = match self.up.step() {
-                Ok(Step::Wait) => return Ok(()),
-                Ok(Step::Pass(count)) => (count, Ok(Request::Forward)),
-                Ok(Step::Frame { tag, body }) => {
-                    (HEADER_LEN + body.len(), sent(&mut self.pipeline, &self.state, tag, body))
-                }
-                Ok(Step::Head { tag, part, .. }) => {
-                    (HEADER_LEN + part.len(), begun(&mut self.pipeline, &self.state, tag, part))
-                }
-                Ok(Step::Part { part, .. }) => {
-                    self.pipeline.parse_goes_on(part, &self.state);
-                    (part.len(), Ok(Request::Forward))
-                }
-                Err(error) => return Err(broken_client(error)),
-            };
-            match request {
-                Ok(Request::Forward) => {}
-                Ok(Request::Farewell) => self.farewell = Farewell::Said,
-                Err(complaint) => return Err(Event::Violation(complaint)),
-            }
-            self.up.pass(count);
+    /// Part of an answer: to the client, but for what it has had before a replay.
+    fn deliver(&mut self, count: usize) -> Result<(), Event> {
+        let known = self.journal.hear(self.down.front(count)).map_err(|Mismatch| Event::Mismatch)?;
+        if known > 0 {
+            self.down.skip(known);
+        }
+        self.down.pass(count - known);
+        Ok(())
+    }
+
+    /// Rows were of interest while pgmoor itself was owed one.
+    fn rows_matter_no_more(&mut self) {
+        if !self.guard.is_asking() {
+            self.down.set_interest(FROM_BACKEND);
         }
     }
 
-    /// With a backend already there again (a session that listens gets one unasked): the client's first frames are still
-    /// part of a unit that was answered, or are owed the news of their lost transaction, which the new backend holds
-    /// aborted. `false`: more bytes are needed.
-    fn hold_back(&mut self) -> Result<bool, Event> {
-        let Some((tag, body)) = self.up.peek() else { return Ok(false) };
-        match (tag, self.reading) {
-            (frontend::TERMINATE, _) => {
-                (self.reading, self.untold) = (Reading::Requests, false);
-                return Ok(true);
-            }
-            (frontend::SYNC, Reading::Leftovers(_)) => {
-                self.reading = Reading::Requests;
-                self.ready(self.pipeline.status());
-            }
-            (_, Reading::Leftovers(_)) => {}
-            (frontend::SYNC, Reading::Requests) => {
-                self.untold = false;
-                return Ok(true);
-            }
-            (_, Reading::Requests) => {
-                self.untold = false;
-                let meaning = self.pipeline.meaning_of(tag, body);
-                if !meaning.is_some_and(|script| script.only_rolls_back()) {
-                    self.refuse(&Complaint::new(Code::TransactionLost), TxStatus::Failed);
-                }
-                return Ok(true);
-            }
+    /// ReadyForQuery went to the client.
+    fn unit_ended(&mut self, status: TxStatus, until: Option<u64>) -> Result<(), Event> {
+        if status != TxStatus::Idle {
+            return Ok(());
         }
-        self.drop_front_checked()
-    }
-
-    /// Walks what the client sent while there is no backend. `true`: a request waits for one.
-    pub(super) fn observe_loose(&mut self) -> Result<bool, Event> {
-        loop {
-            if !self.up.at_boundary() {
-                // The rest of a frame whose beginning went to a backend that is gone.
-                if !self.drop_front_checked()? {
-                    return Ok(false);
-                }
-                continue;
-            }
-            let Some((tag, body)) = self.up.peek() else { return Ok(false) };
-            match (tag, self.reading) {
-                (frontend::TERMINATE, _) => return Err(Event::Terminated),
-                // Leftovers of a COPY that is over, and a Flush of nothing: PostgreSQL ignores them too.
-                (frontend::COPY_DATA | frontend::COPY_DONE | frontend::COPY_FAIL | frontend::FLUSH, _) => {}
-                (frontend::SYNC, Reading::Leftovers(status)) => {
-                    self.reading = Reading::Requests;
-                    self.ready(status);
-                }
-                (_, Reading::Leftovers(_)) => {}
-                (frontend::SYNC, Reading::Requests) if !self.untold => self.ready(self.pipeline.status()),
-                (_, Reading::Requests) => {
-                    if !self.untold {
-                        return Ok(true);
-                    }
-                    let meaning = self.pipeline.meaning_of(tag, body);
-                    self.untold = false;
-                    if meaning.as_ref().is_some_and(|script| script.only_rolls_back()) {
-                        return Ok(true); // it wants the transaction gone: nothing has to be told
-                    }
-                    let commits = meaning.is_some_and(|script| script.may_commit());
-                    let status = if commits { TxStatus::Idle } else { TxStatus::Failed };
-                    self.refuse(&Complaint::new(Code::TransactionLost), status);
-                    continue;
-                }
-            }
-            if !self.drop_front_checked()? {
-                return Ok(false);
-            }
+        if self.journal.is_verifying() {
+            return Err(Event::Mismatch); // it ended sooner than it did the first time
         }
+        self.guard.transaction_ended();
+        self.rows_matter_no_more();
+        match until {
+            _ if self.pipeline.is_quiet() && !self.is_replaying() => self.journal.clear(),
+            Some(until) => self.journal.settled(until),
+            None => self.journal.spoil(Spoiled::Strange),
+        }
+        Ok(())
     }
+}
 
-    fn ready(&mut self, status: TxStatus) {
-        let mut message = BytesMut::new();
-        write::ready_for_query(&mut message, status);
-        self.down.inject(&message);
-    }
-
-    /// Throws away the frame at the front, or what is there of it.
-    pub(super) fn drop_front(&mut self) {
-        // What is wrong with it comes up again with the next look.
-        let _ = self.drop_front_checked();
-    }
-
-    fn drop_front_checked(&mut self) -> Result<bool, Event> {
-        let count = self.up.step().map_err(broken_client)?.consumed();
-        self.up.skip(count);
-        Ok(count > 0)
-    }
+/// Messages that may come at any time (protocol-flow, "Asynchronous Operations").
+const fn is_aside(tag: u8) -> bool {
+    matches!(tag, backend::NOTICE_RESPONSE | backend::NOTIFICATION_RESPONSE | backend::PARAMETER_STATUS)
 }
 
 /// What one backend frame may touch.
 struct Reply<'a> {
     pipeline: &'a mut crate::continuity::pipeline::Pipeline,
     state: &'a mut crate::continuity::state::State,
-    told: &'a mut std::collections::BTreeMap<String, String>,
+    guard: &'a mut Guard,
+    /// Where what the client is told is noted; `None` while that waits.
+    told: Option<&'a mut std::collections::BTreeMap<String, String>>,
     dying: &'a mut Option<Suspicion>,
     read_only_hit: &'a mut bool,
     ended: &'a mut bool,
@@ -224,15 +148,29 @@ struct Reply<'a> {
 
 impl Reply<'_> {
     fn observe(&mut self, tag: u8, body: &[u8]) -> Verdict {
+        if self.guard.is_asking() && !is_aside(tag) && tag != backend::ERROR_RESPONSE && self.pipeline.is_ours() {
+            return self.answer(tag, body);
+        }
         let note = match tag {
             backend::READY_FOR_QUERY => match ReadyForQuery::read(body) {
                 Ok(ready) => self.pipeline.ready(ready.status, self.state),
                 Err(_) => return Verdict::Doubtful("a ReadyForQuery that is none"),
             },
             backend::COMMAND_COMPLETE => match CommandComplete::read(body) {
-                Ok(complete) => self.pipeline.command_complete(complete.tag, self.state),
+                Ok(complete) => {
+                    let note = self.pipeline.command_complete(complete.tag, self.state);
+                    if matches!(complete.tag, b"DISCARD ALL" | b"DEALLOCATE ALL") {
+                        self.guard.forget();
+                    }
+                    if let (Note::Plain, Some(error)) = (note, self.guard.take_failure()) {
+                        return Verdict::Replace(error);
+                    }
+                    note
+                }
                 Err(_) => return Verdict::Doubtful("a CommandComplete that is none"),
             },
+            backend::DATA_ROW => Note::Plain,
+            backend::NOTICE_RESPONSE | backend::NOTIFICATION_RESPONSE => return Verdict::Aside(tag),
             backend::PARSE_COMPLETE => self.pipeline.parse_complete(self.state),
             backend::BIND_COMPLETE => self.pipeline.bind_complete(),
             backend::CLOSE_COMPLETE => self.pipeline.close_complete(self.state),
@@ -245,17 +183,32 @@ impl Reply<'_> {
                     if status.name == b"standard_conforming_strings" {
                         self.pipeline.conforming_strings(status.value == b"on");
                     }
-                    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
-                    self.told.insert(text(status.name), text(status.value));
+                    if let Some(told) = &mut self.told {
+                        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+                        told.insert(text(status.name), text(status.value));
+                    }
                 }
-                Note::Plain
+                return Verdict::Aside(tag);
             }
             backend::ERROR_RESPONSE => return self.error(body),
             _ => return Verdict::Doubtful("a message that does not belong here"),
         };
         match note {
-            Note::Plain | Note::Ready(_) => Verdict::Pass,
+            Note::Plain => Verdict::Pass,
+            Note::Ready(status, until) => Verdict::Ready(status, until),
             Note::Unexpected => Verdict::Doubtful("a reply nobody is owed"),
+        }
+    }
+
+    /// A reply to pgmoor itself.
+    fn answer(&mut self, tag: u8, body: &[u8]) -> Verdict {
+        match self.guard.reply(tag, body) {
+            Told::More => Verdict::Swallow,
+            Told::Last => {
+                self.pipeline.ours_answered();
+                Verdict::Swallow
+            }
+            Told::Failed | Told::Unexpected => Verdict::Doubtful("not an answer to what pgmoor asked"),
         }
     }
 
@@ -275,7 +228,15 @@ impl Reply<'_> {
             }
             code => {
                 *self.read_only_hit |= code == "25006";
+                if self.guard.is_asking() && self.pipeline.is_ours() {
+                    match self.guard.reply(backend::ERROR_RESPONSE, body) {
+                        Told::More | Told::Last => return Verdict::Swallow,
+                        Told::Failed => self.pipeline.ours_answered(), // the client's unit fails with it
+                        Told::Unexpected => return Verdict::Doubtful("an error instead of an answer to pgmoor"),
+                    }
+                }
                 if self.pipeline.error(self.state) {
+                    self.guard.keep(self.pipeline.ours_count());
                     Verdict::Pass
                 } else {
                     Verdict::Doubtful("an error nobody asked for")
@@ -283,85 +244,4 @@ impl Reply<'_> {
             }
         }
     }
-}
-
-/// A whole client frame goes out.
-fn sent(
-    pipeline: &mut crate::continuity::pipeline::Pipeline,
-    state: &crate::continuity::state::State,
-    tag: u8,
-    body: &[u8],
-) -> Result<Request, Complaint> {
-    match tag {
-        frontend::QUERY => pipeline.query(pipeline.read(Query::read(body).map_err(malformed)?.text, false)),
-        frontend::PARSE => {
-            let parse = Parse::read(body).map_err(malformed)?;
-            pipeline.parse(parse.name, parse.query, body, state);
-        }
-        frontend::BIND => {
-            let bind = Bind::read(body).map_err(malformed)?;
-            pipeline.bind(bind.portal, bind.statement);
-        }
-        frontend::DESCRIBE => pipeline.describe(),
-        frontend::EXECUTE => pipeline.execute(Execute::read(body).map_err(malformed)?.portal),
-        frontend::CLOSE => {
-            let close = Close::read(body).map_err(malformed)?;
-            pipeline.close((close.target == Target::Statement).then_some(close.name));
-        }
-        frontend::SYNC => pipeline.sync(),
-        frontend::FLUSH => {}
-        frontend::FUNCTION_CALL => pipeline.call(),
-        frontend::COPY_DONE | frontend::COPY_FAIL => pipeline.copy_end(),
-        frontend::TERMINATE => return Ok(Request::Farewell),
-        other => return Err(stranger(other)),
-    }
-    Ok(Request::Forward)
-}
-
-/// The beginning of a client frame too large for the buffer goes out.
-fn begun(
-    pipeline: &mut crate::continuity::pipeline::Pipeline,
-    state: &crate::continuity::state::State,
-    tag: u8,
-    part: &[u8],
-) -> Result<Request, Complaint> {
-    match tag {
-        frontend::QUERY => pipeline.query(pipeline.read(part, true)),
-        frontend::PARSE => {
-            let (name, text) = split(part).ok_or_else(name_too_long)?;
-            pipeline.parse_begins(name, text, part, state);
-        }
-        frontend::BIND => {
-            let (portal, rest) = split(part).ok_or_else(name_too_long)?;
-            let (statement, _) = split(rest).ok_or_else(name_too_long)?;
-            pipeline.bind(portal, statement);
-        }
-        frontend::FUNCTION_CALL => pipeline.call(),
-        frontend::COPY_FAIL => pipeline.copy_end(),
-        frontend::DESCRIBE | frontend::EXECUTE | frontend::CLOSE => return Err(name_too_long()),
-        other => return Err(stranger(other)),
-    }
-    Ok(Request::Forward)
-}
-
-/// A text up to its NUL, and what follows.
-fn split(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-    let end = bytes.iter().position(|byte| *byte == 0)?;
-    Some((&bytes[..end], &bytes[end + 1..]))
-}
-
-fn malformed(error: ReadError) -> Complaint {
-    Complaint::with(Code::ProtocolViolation, error.to_string()).fatal()
-}
-
-fn name_too_long() -> Complaint {
-    Complaint::with(Code::TooLong, "a statement's or portal's name is longer than 16 kB").fatal()
-}
-
-fn stranger(tag: u8) -> Complaint {
-    Complaint::with(
-        Code::ProtocolViolation,
-        format!("message type {:?} is not one a client sends here", char::from(tag)),
-    )
-    .fatal()
 }

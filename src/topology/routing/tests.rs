@@ -40,6 +40,7 @@ fn table(text: &str) -> RoutingTable {
         pods: routes.into_iter().map(|route| (route.id.name.clone(), route)).collect(),
         floor: Timeline(5),
         stale: false,
+        history: None,
     }
 }
 
@@ -212,6 +213,7 @@ fn only_epoch_lag_and_lsns_leave_the_ways_the_same() {
         changed(&|table| table.primary = Primary::Nobody(Vacancy::Unproven)),
         changed(&|table| table.floor = Timeline(6)),
         changed(&|table| table.stale = true),
+        changed(&|table| table.history = Some(Arc::new(History::first()))),
         changed(&|table| drop(table.pods.remove(&b))),
         table("a primary, b fit zone=x, c unfit, d unfit"),
         table("a primary, b fit zone=x, d unfit"),

@@ -82,11 +82,12 @@ pub(super) struct Lexer<'a> {
     text: &'a [u8],
     pos: usize,
     start: usize,
+    open: bool,
 }
 
 impl<'a> Lexer<'a> {
     pub(super) const fn new(text: &'a [u8]) -> Self {
-        Self { text, pos: 0, start: 0 }
+        Self { text, pos: 0, start: 0, open: false }
     }
 
     /// Where the last token began.
@@ -97,6 +98,11 @@ impl<'a> Lexer<'a> {
     /// Where the last token ended.
     pub(super) const fn pos(&self) -> usize {
         self.pos
+    }
+
+    /// Whether the text has ended inside a comment, a string or a quoted identifier. The server takes no such text.
+    pub(super) const fn is_open(&self) -> bool {
+        self.open
     }
 
     fn at(&self, ahead: usize) -> Option<u8> {
@@ -132,7 +138,10 @@ impl<'a> Lexer<'a> {
                 (Some(b'/'), Some(b'*')) => (depth, self.pos) = (depth + 1, self.pos + 2),
                 (Some(b'*'), Some(b'/')) => (depth, self.pos) = (depth - 1, self.pos + 2),
                 (Some(_), _) => self.pos += 1,
-                (None, _) => return,
+                (None, _) => {
+                    self.open = true;
+                    return;
+                }
             }
             if depth == 0 {
                 return;
@@ -155,6 +164,7 @@ impl<'a> Lexer<'a> {
                 return self.pos - 1;
             }
         }
+        self.open = true;
         self.pos
     }
 
@@ -225,6 +235,7 @@ impl<'a> Lexer<'a> {
         // The tag has no dollar inside, so each try below ends at the next dollar: linear in all.
         let dollars = (inner..self.text.len()).filter(|&i| self.text[i] == b'$');
         let end = { dollars }.find(|&i| self.text[i..].starts_with(open));
+        self.open |= end.is_none();
         self.pos = end.map_or(self.text.len(), |end| end + open.len());
         Token::Text { kind: Quote::Dollar, inner: &self.text[inner..end.unwrap_or(self.text.len())] }
     }

@@ -7,17 +7,26 @@
 //! Lexed as PostgreSQL does with `standard_conforming_strings = on`, its default: a backslash in a plain `'…'` is a
 //! plain character. What functions do inside cannot be seen here; ask the server when it matters.
 
+mod calls;
+mod effects;
 mod glance;
+pub mod harmless;
 mod hints;
+pub mod keyword;
 mod lex;
 mod name;
+mod outside;
 mod parse;
+mod plain;
 mod setting;
 mod split;
 mod verb;
 
+pub use effects::Effects;
 pub use glance::glance;
 pub use hints::Hints;
+pub use outside::{Outside, Source, suspects};
+pub use plain::{Opening, only_begins, only_commits};
 pub use setting::{Scope, Setting};
 pub use split::{Statements, statements};
 pub use verb::{Discard, Verb};
@@ -46,6 +55,12 @@ impl<'a> Statement<'a> {
     #[must_use]
     pub fn configured(&self) -> Vec<String> {
         hints::configured(self.text)
+    }
+
+    /// What running it may do, as far as its text tells.
+    #[must_use]
+    pub fn effects(&self) -> Effects<'a> {
+        effects::of(self.text)
     }
 
     /// Calls and clauses in it, at any depth, that may change session state.

@@ -227,7 +227,8 @@ impl<'a> Parser<'a> {
                 if token.is_any(&["select", "with", "values", "table"]) {
                     return Verb::Read; // no options: the statement itself is in parentheses
                 }
-                if token.is_any(&["analyze", "analyse"]) {
+                // An option's name may be quoted.
+                if token.name().is_some_and(|name| name == "analyze" || name == "analyse") {
                     runs = !(self.next_is("false") || self.next_is("off") || self.peek() == Some(Token::Number(b"0")));
                 } else if token.is_punct(b')') {
                     break;

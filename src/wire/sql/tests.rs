@@ -252,6 +252,7 @@ fn reads_and_writes() {
         ("EXPLAIN ANALYZE DELETE FROM t", Verb::Write),
         ("EXPLAIN (ANALYZE, BUFFERS) DELETE FROM t", Verb::Write),
         ("EXPLAIN (ANALYZE off, COSTS on) DELETE FROM t", Verb::Read),
+        ("EXPLAIN (\"analyze\") DELETE FROM t", Verb::Write),
         ("EXPLAIN (SELECT 1)", Verb::Read),
         ("INSERT INTO t VALUES (1)", Verb::Write),
         ("VACUUM", Verb::Write),

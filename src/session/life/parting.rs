@@ -1,0 +1,155 @@
+//! Parting from a backend, wanted or not, and making good what it left open.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::io::AsyncWriteExt;
+use tokio::time::{Instant, timeout};
+use tracing::{info, warn};
+
+use crate::continuity::commit::Verdict;
+use crate::continuity::{Input, Stage};
+use crate::error::{Code, Complaint};
+use crate::net::Stream;
+use crate::session::relay::Fate;
+use crate::topology::evidence::Suspicion;
+use crate::wire::message::write::frontend;
+
+use super::{End, Life};
+
+impl Life {
+    /// Gives the backend up, everything carried.
+    pub(super) async fn leave(&mut self) {
+        if let Stage::Leaving { why, .. } = self.machine.stage() {
+            self.reason = why.as_str();
+        }
+        self.berth = None;
+        self.place.moor(None);
+        if let Some(stream) = self.relay.detach() {
+            take_leave(stream).await;
+        }
+        self.decide(Input::Left);
+        self.want_if_needed();
+    }
+
+    /// The backend ended by itself.
+    pub(super) fn lost(&mut self, suspicion: Suspicion) -> Option<End> {
+        if let Some(pod) = &self.berth {
+            (self.realm.doubt)(pod, suspicion);
+        }
+        let end = self.part(suspicion.as_str());
+        if end.is_none() {
+            self.decide(Input::Lost);
+            self.want_if_needed();
+        }
+        end
+    }
+
+    /// Parts from a backend that is gone or forbidden: what was in flight is run again elsewhere or answered, or the session
+    /// ends.
+    pub(super) fn part(&mut self, reason: &'static str) -> Option<End> {
+        let pod = self.berth.take()?;
+        self.place.moor(None);
+        self.reason = reason;
+        let depth = self.relay.pipeline.depth();
+        let pins = self.relay.state.pins();
+        let fate = self.relay.wreck();
+        info!(%pod, reason, in_flight = depth, ?fate, "backend lost");
+        let pins = if fate == Fate::Open { self.relay.state.pins() } else { pins };
+        match fate {
+            Fate::Cut(_) => return Some(self.half_told(reason)),
+            Fate::Told(why) => {
+                self.replay_until = None;
+                self.shared.metrics.replayed("refused", why);
+            }
+            Fate::Unharmed => {}
+            Fate::Open => {
+                (self.vacant, self.resumed) = (false, Arc::default());
+                let terms = &self.shared.terms;
+                let patience = terms.replay.as_ref().map_or(terms.hold, |replay| replay.deadline);
+                self.replay_until.get_or_insert_with(|| Instant::now() + patience);
+            }
+        }
+        if !pins.is_empty() {
+            self.shared.metrics.switched(reason, "pinned");
+            return Some(End::Said(Complaint::with(Code::Pinned, pins.describe())));
+        }
+        None
+    }
+
+    /// What the last backend left open is told, or run again. `verdict`: on the COMMIT in doubt.
+    pub(super) fn make_good(&mut self, verdict: Option<Verdict>, parameters: &BTreeMap<String, String>) -> Option<End> {
+        let outcome = match verdict {
+            None => "",
+            Some(Verdict::Committed) => "committed",
+            Some(Verdict::Lost) => "lost",
+            Some(Verdict::Pending) => "pending",
+            Some(Verdict::Unknown(why)) => why.as_str(),
+        };
+        if verdict.is_some() {
+            info!(outcome, "a COMMIT whose answer was lost");
+            self.shared.metrics.commit_settled(outcome);
+        }
+        match verdict {
+            Some(Verdict::Committed) => {
+                self.relay.tell_committed(parameters);
+                self.replay_until = None;
+                None
+            }
+            Some(Verdict::Unknown(_) | Verdict::Pending) => self.give_up(outcome),
+            Some(Verdict::Lost) | None => match self.relay.replay(parameters) {
+                Ok(()) => None,
+                Err(why) => self.give_up(why),
+            },
+        }
+    }
+
+    /// What the last backend left open is not run again: the client is told, and goes on.
+    pub(super) fn give_up(&mut self, why: &'static str) -> Option<End> {
+        info!(why, "what was lost is not run again");
+        self.shared.metrics.replayed(if why == "mismatch" { "mismatch" } else { "gave_up" }, why);
+        self.replay_until = None;
+        self.berth = None;
+        self.place.moor(None);
+        self.joining = None;
+        let fate = self.relay.fall_back();
+        self.decide(Input::GivenUp);
+        if let Fate::Cut(_) = fate {
+            return Some(self.half_told(why));
+        }
+        self.want_if_needed();
+        None
+    }
+
+    /// The client has half a message, whose other half is gone.
+    fn half_told(&self, reason: &'static str) -> End {
+        self.shared.metrics.switched(reason, "cut_within_a_row");
+        warn!("the backend was lost in the midst of a message that was already half delivered: the client is dropped");
+        End::Silent
+    }
+
+    /// A timeline that is written again after nobody was primary: its server may have crashed, and given ids out again.
+    pub(super) fn watch_for_a_crash(&mut self) {
+        let Some((mark, _)) = self.relay.case() else { return };
+        match self.routes.borrow().primary.timeline() {
+            None => self.vacant = true,
+            Some(timeline) if self.vacant && timeline == mark.timeline => self.resumed.store(true, Ordering::Relaxed),
+            Some(_) => {}
+        }
+    }
+}
+
+/// Says Terminate to a backend: it ends without an entry in PostgreSQL's log.
+pub(super) async fn take_leave(mut stream: Stream) {
+    let mut message = BytesMut::new();
+    frontend::terminate(&mut message);
+    // A backend that does not take it learns from the end of the connection.
+    let _ = timeout(Duration::from_millis(100), async {
+        stream.write_all(&message).await?;
+        stream.shutdown().await
+    })
+    .await;
+}

@@ -1,0 +1,166 @@
+//! The questions pgmoor puts before a COMMIT, on their way through the relay: which are out, and what their answers told.
+
+use std::collections::VecDeque;
+
+use bytes::BytesMut;
+
+use crate::continuity::commit::Mark;
+use crate::continuity::guard::{Guard as Question, Progress, Reply};
+use crate::ids::PodName;
+use crate::wire::backend::ERROR_RESPONSE;
+
+pub(super) use crate::continuity::guard::End;
+
+/// One session's questions.
+#[derive(Debug)]
+pub(super) struct Guard {
+    on: bool,
+    /// Counting what was sent to a backend that is gone: nothing is asked.
+    paused: bool,
+    /// The question before the request at the front is on its way.
+    pub(super) asked_for_this: bool,
+    /// The backend's pod; what is asked of another has no meaning there.
+    pod: Option<PodName>,
+    /// The backend knows the question.
+    prepared: bool,
+    era: Option<String>,
+    out: VecDeque<Reply>,
+    mark: Option<Mark>,
+    /// The error that came instead of an answer: it is what the client's COMMIT is told.
+    failure: Option<BytesMut>,
+}
+
+/// What a reply to a question is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Told {
+    /// Ours; more are due.
+    More,
+    /// The last of ours.
+    Last,
+    /// The question failed, and the client's unit with it: the client is told the error.
+    Failed,
+    /// Not the reply that is due.
+    Unexpected,
+}
+
+impl Guard {
+    /// `on`: every COMMIT of a transaction that wrote is asked about.
+    pub(super) const fn new(on: bool) -> Self {
+        Self {
+            on,
+            paused: false,
+            asked_for_this: false,
+            pod: None,
+            prepared: false,
+            era: None,
+            out: VecDeque::new(),
+            mark: None,
+            failure: None,
+        }
+    }
+
+    /// Whether questions are put.
+    pub(super) const fn is_on(&self) -> bool {
+        self.on && !self.paused
+    }
+
+    /// Counting what was sent to a backend that is gone.
+    pub(super) const fn is_paused(&self) -> bool {
+        self.paused
+    }
+
+    /// Stops putting questions, or goes on.
+    pub(super) const fn pause(&mut self, paused: bool) {
+        self.paused = paused;
+    }
+
+    /// Questions are out.
+    pub(super) fn is_asking(&self) -> bool {
+        !self.out.is_empty()
+    }
+
+    /// Another backend is there: nothing is known of it.
+    pub(super) fn arrived(&mut self, pod: PodName) {
+        (self.prepared, self.era, self.asked_for_this) = (false, None, false);
+        self.pod = Some(pod);
+    }
+
+    /// The backend is gone. What its last answer told stays until it is taken.
+    pub(super) fn backend_gone(&mut self) {
+        if let Some(mark) = self.out.back().and_then(Reply::mark) {
+            self.mark = Some(mark.clone());
+        }
+        (self.prepared, self.era, self.asked_for_this) = (false, None, false);
+        self.failure = None;
+        self.out.clear();
+    }
+
+    /// The bytes of a question. `forgotten`: the backend may have lost its prepared statements.
+    pub(super) fn question(&mut self, end: End, forgotten: bool) -> Option<BytesMut> {
+        let pod = self.pod.clone()?;
+        let question = Question { prepare: !self.prepared || forgotten, first: self.era.is_none(), end };
+        let mut packet = BytesMut::new();
+        question.append(&mut packet);
+        self.out.push_back(question.replies(pod, self.era.clone()));
+        (self.prepared, self.asked_for_this) = (true, true);
+        Some(packet)
+    }
+
+    /// The prepared statements of the backend were dropped.
+    pub(super) const fn forget(&mut self) {
+        self.prepared = false;
+    }
+
+    /// A reply to the question that is due.
+    pub(super) fn reply(&mut self, tag: u8, body: &[u8]) -> Told {
+        let Some(reply) = self.out.front_mut() else { return Told::Unexpected };
+        match reply.take(tag, body) {
+            Progress::More => Told::More,
+            Progress::Aside | Progress::Unexpected => Told::Unexpected,
+            Progress::Done => {
+                self.mark = reply.mark().cloned();
+                if let Some(era) = self.mark.as_ref().and_then(|mark| mark.era.clone()) {
+                    self.era = Some(era);
+                }
+                self.out.pop_front();
+                Told::Last
+            }
+            Progress::Failed => {
+                self.prepared = false;
+                self.failure = reply.error().map(error_response);
+                let alone = tag != ERROR_RESPONSE;
+                self.out.pop_front();
+                if alone { Told::Last } else { Told::Failed }
+            }
+        }
+    }
+
+    /// The error of a question that failed, for the COMMIT behind it: that was told ROLLBACK.
+    pub(super) fn take_failure(&mut self) -> Option<BytesMut> {
+        self.failure.take()
+    }
+
+    /// The server skips what was behind an error: so many questions are still out.
+    pub(super) fn keep(&mut self, count: usize) {
+        while self.out.len() > count {
+            self.out.pop_front();
+        }
+    }
+
+    /// No transaction is open: what was told of it is of no use.
+    pub(super) fn transaction_ended(&mut self) {
+        self.mark = None;
+        self.failure = None;
+    }
+
+    /// What is known of the COMMIT in flight.
+    pub(super) fn take_mark(&mut self) -> Option<Mark> {
+        self.mark.take()
+    }
+}
+
+fn error_response(body: &[u8]) -> BytesMut {
+    let mut message = BytesMut::new();
+    crate::session::answer::quote(&mut message, body);
+    message
+}

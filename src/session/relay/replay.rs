@@ -1,0 +1,417 @@
+//! A lost backend's transaction, run again on the next: its requests fed from the journal, its answers checked against it.
+//!
+//! ```text
+//!   wreck ──► Lost (nothing told yet) ──► attach ──► parked: the journal is fed in the client's place
+//!     │                                                │ fed, and all the client has had came again
+//!     │ cannot be run again                            ├──────────────► the client's own requests go on
+//!     └─► told (40001, 08007)  ◄── fall_back ──────────┘ mismatch, deadline
+//! ```
+//! Until then nothing of it is visible to the client, and nothing that may commit is sent.
+
+use std::collections::BTreeMap;
+use std::task::Context;
+
+use bytes::{BufMut, BytesMut};
+
+use crate::continuity::commit::Mark;
+use crate::continuity::journal::Spoiled;
+use crate::continuity::loss::{Aftermath, Answer, Chance, Word, Wreck};
+use crate::continuity::pipeline::Kept;
+use crate::continuity::state::State;
+use crate::continuity::survey::survey;
+use crate::error::Code;
+use crate::net::pipe::Pipe;
+use crate::wire::message::ParameterStatus;
+use crate::wire::message::write::backend as write;
+use crate::wire::{HEADER_LEN, TxStatus, backend, frontend};
+
+use super::{Event, FROM_CLIENT, Farewell, Reading, Relay, speak};
+
+/// Bytes of notifications that wait for the end of a replay.
+const ASIDE: usize = 64 * 1024;
+
+/// What a lost backend left open, while it may still be made good.
+#[derive(Debug)]
+pub(super) struct Lost {
+    /// What is told if it cannot be.
+    wreck: Wreck,
+    /// What the session has then, and what its statements mean.
+    left: (State, Kept),
+    /// What it had where the transaction began.
+    start: (State, Kept),
+    /// What it has if the COMMIT in flight took effect.
+    committed: Option<State>,
+    /// What tells the COMMIT's outcome.
+    pub(super) mark: Option<Mark>,
+    /// Running it again does no harm even if it was committed.
+    harmless: bool,
+    /// That it was not committed is known.
+    certain: bool,
+    /// Why it cannot be run again, although it may still be learned that it was committed.
+    refused: Option<&'static str>,
+    /// What the client has to be told of its server's settings at the end.
+    news: BTreeMap<String, String>,
+    /// Notifications that came meanwhile.
+    asides: BytesMut,
+    flushed: bool,
+    /// It has been run again: only what came aside is to be told.
+    done: bool,
+}
+
+/// What became of the requests in flight when the backend was lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::session) enum Fate {
+    /// Nothing was in flight, or nothing of it was lost.
+    Unharmed,
+    /// They were answered with errors: they could not be run again, for this reason.
+    Told(&'static str),
+    /// They are open: another backend is needed, at once.
+    Open,
+    /// A message is half delivered: the client cannot be told anything.
+    Cut(&'static str),
+}
+
+impl Relay {
+    /// The backend is gone: its requests in flight are kept to be run again, or answered, once.
+    pub(in crate::session) fn wreck(&mut self) -> Fate {
+        self.backend = None;
+        self.half |= !self.down.cut_source();
+        self.down.renew_source();
+        self.guard.backend_gone();
+        self.lost.take_if(|lost| lost.done);
+        if self.lost.is_some() && (self.parked.is_none() || self.journal.is_verifying()) {
+            self.unfeed();
+            self.begin_again();
+            return Fate::Open;
+        }
+        self.feed_rest();
+        self.up.cut_sink();
+        let mark = self.guard.take_mark();
+        let committed = mark.is_some().then(|| self.state.committed());
+        let wreck = self.pipeline.lose(&mut self.state);
+        if wreck.chance == Chance::Needless && !self.half {
+            let told = self.tell(wreck);
+            return told.map_or(Fate::Unharmed, Fate::Told);
+        }
+        match self.hope(&wreck, mark) {
+            Ok(hope) => {
+                let left = (self.state.clone(), self.pipeline.kept());
+                let start = (hope.start, self.pipeline.kept().at_start());
+                let asks = hope.mark.is_some();
+                self.lost = Some(Box::new(Lost {
+                    wreck,
+                    left,
+                    start,
+                    committed: committed.filter(|_| asks),
+                    mark: hope.mark,
+                    harmless: hope.harmless,
+                    certain: false,
+                    refused: hope.refused,
+                    news: BTreeMap::new(),
+                    asides: BytesMut::new(),
+                    flushed: false,
+                    done: false,
+                }));
+                self.begin_again();
+                Fate::Open
+            }
+            Err(why) if self.half => Fate::Cut(why),
+            Err(why) => {
+                self.tell(wreck);
+                Fate::Told(why)
+            }
+        }
+    }
+
+    /// What can still be made good.
+    fn hope(&self, wreck: &Wreck, mark: Option<Mark>) -> Result<Hope, &'static str> {
+        let start = self.state.at_start().ok_or("statements")?;
+        let requests = self.journal.requests();
+        let refused = match requests {
+            Ok(requests) => {
+                let found = survey(requests, &|name| start.text_of(name), self.pipeline.reads_plainly());
+                match found.outside {
+                    Some(outside) => Some(outside.as_str()),
+                    None if found.reads_only => {
+                        return Ok(Hope { start, mark: None, harmless: true, refused: None });
+                    }
+                    None => None,
+                }
+            }
+            Err(spoiled) => Some(spoiled.as_str()),
+        };
+        match (wreck.chance, mark, refused) {
+            (Chance::Open | Chance::Needless, _, None) => Ok(Hope { start, mark: None, harmless: false, refused }),
+            (Chance::Open | Chance::Needless, _, Some(why)) => Err(why),
+            // It wrote nothing, whether it was committed or not; a notification is all it may have sent.
+            (Chance::Commit, Some(mark), None) if mark.is_empty() && !notifies(requests.unwrap_or_default()) => {
+                Ok(Hope { start, mark: None, harmless: true, refused })
+            }
+            (Chance::Commit, Some(mark), _) if mark.is_empty() => Err("commit"),
+            (Chance::Commit, Some(mark), refused) => Ok(Hope { start, mark: Some(mark), harmless: false, refused }),
+            (Chance::Commit, None, _) => Err("commit"),
+            (Chance::Doubtful, _, _) => Err("doubtful"),
+        }
+    }
+
+    /// The COMMIT in doubt, and the session's state if it took effect.
+    pub(in crate::session) fn case(&self) -> Option<(&Mark, &State)> {
+        let lost = self.lost.as_ref()?;
+        lost.mark.as_ref().zip(lost.committed.as_ref())
+    }
+
+    /// Requests are open that a lost backend left.
+    pub(in crate::session) fn is_open(&self) -> bool {
+        self.lost.as_ref().is_some_and(|lost| !lost.done)
+    }
+
+    /// Requests are fed from the journal.
+    pub(super) fn is_replaying(&self) -> bool {
+        self.parked.is_some()
+    }
+
+    /// What may commit has to wait.
+    pub(super) fn is_gated(&self) -> bool {
+        self.journal.is_verifying() && self.lost.as_ref().is_some_and(|lost| !lost.harmless)
+    }
+
+    /// What belongs to no answer has to wait: the client is not where the backend is.
+    pub(super) fn is_holding_asides(&self) -> bool {
+        self.lost.is_some()
+    }
+
+    /// Back to where the transaction began.
+    fn begin_again(&mut self) {
+        let Some(lost) = &mut self.lost else { return };
+        lost.flushed = false;
+        lost.news.clear();
+        self.state = lost.start.0.clone();
+        self.pipeline.begin_again(lost.start.1.clone());
+        self.journal.rewind();
+    }
+
+    /// A backend is there, in the state where the lost transaction began: it is run again.
+    ///
+    /// # Errors
+    /// Why it cannot be.
+    pub(in crate::session) fn replay(&mut self, parameters: &BTreeMap<String, String>) -> Result<(), &'static str> {
+        let Some(lost) = &mut self.lost else { return Ok(()) };
+        lost.certain |= lost.mark.take().is_some();
+        if let Some(why) = lost.refused {
+            return Err(why);
+        }
+        lost.news.clone_from(parameters);
+        let feed = Pipe::new(FROM_CLIENT, self.up.max_frame());
+        self.parked = Some(Box::new(std::mem::replace(&mut self.up, feed)));
+        Ok(())
+    }
+
+    /// Journal to buffer. The client's connection is watched meanwhile.
+    pub(super) fn poll_feed(&mut self, cx: &mut Context<'_>) -> Result<bool, Event> {
+        let read = self.up.unseen();
+        let fed = self.up.fill(self.journal.unfed(read));
+        if let Some(parked) = &mut self.parked
+            && self.farewell == Farewell::Not
+            && matches!(parked.poll_fill(cx, &mut self.client), std::task::Poll::Ready(Ok(0) | Err(_)))
+        {
+            self.farewell = Farewell::Unsaid;
+        }
+        Ok(fed > 0)
+    }
+
+    /// All requests were fed and all that the client has had came again: it goes on by itself.
+    pub(super) fn replay_ends(&mut self) -> Result<bool, Event> {
+        if self.parked.is_none() || !self.journal.unfed(self.up.unseen()).is_empty() {
+            return Ok(false);
+        }
+        if self.journal.is_verifying() {
+            if self.pipeline.depth() > 0 {
+                return Ok(false);
+            }
+            if self.lost.as_ref().is_some_and(|lost| lost.flushed) || !self.pipeline.has_open_unit() {
+                return Err(Event::Mismatch); // it has nothing more to say
+            }
+            self.flush_once();
+            return Ok(false);
+        }
+        if self.up.unseen() > 0 || !self.up.is_drained() {
+            return Ok(false);
+        }
+        if let Some(parked) = self.parked.take() {
+            self.up = *parked;
+        }
+        self.half = false; // where the client is in a message, the backend is
+        if let Some(lost) = &mut self.lost {
+            lost.done = true;
+        }
+        Ok(true)
+    }
+
+    /// What came aside while a replay was under way; once the client is between two messages.
+    pub(super) fn tell_asides(&mut self) -> bool {
+        if !self.down.at_boundary() {
+            return false;
+        }
+        let Some(lost) = self.lost.take_if(|lost| lost.done) else { return false };
+        let mut message = self.news(&lost.news);
+        message.extend_from_slice(&lost.asides);
+        self.down.inject(&message);
+        true
+    }
+
+    /// What the client does not know of its server's reported settings.
+    pub(super) fn news(&mut self, parameters: &BTreeMap<String, String>) -> BytesMut {
+        let mut message = BytesMut::new();
+        for (name, value) in parameters {
+            if self.told.get(name) != Some(value) {
+                write::parameter_status(&mut message, name, value);
+                self.told.insert(name.clone(), value.clone());
+            }
+        }
+        message
+    }
+
+    /// Makes the server deliver what it holds back (protocol-message-formats, "Flush").
+    pub(super) fn flush_once(&mut self) {
+        let Some(lost) = &mut self.lost else { return };
+        if self.up.at_boundary() && !std::mem::replace(&mut lost.flushed, true) {
+            let mut message = BytesMut::new();
+            message.put_u8(frontend::FLUSH);
+            message.put_u32(4);
+            self.up.inject(&message);
+        }
+    }
+
+    /// A message that belongs to no answer, while a replay is under way: notices were told before.
+    pub(super) fn put_aside(&mut self, tag: u8, count: usize) {
+        let frame = self.down.front(count);
+        if let Some(lost) = &mut self.lost {
+            if tag == backend::PARAMETER_STATUS
+                && let Some(Ok(status)) = frame.get(HEADER_LEN..).map(ParameterStatus::read)
+            {
+                let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+                lost.news.insert(text(status.name), text(status.value));
+            }
+            if tag == backend::NOTIFICATION_RESPONSE && lost.asides.len() + count <= ASIDE {
+                lost.asides.extend_from_slice(frame);
+            }
+        }
+        self.down.skip(count);
+    }
+
+    /// Everything in the journal counts as sent: what is in flight is then all that the client waits for.
+    fn feed_rest(&mut self) {
+        let Some(parked) = self.parked.take() else { return };
+        self.lost = None;
+        self.guard.pause(true);
+        loop {
+            self.up.cut_sink();
+            let fed = self.up.fill(self.journal.unfed(self.up.unseen()));
+            let before = self.up.unseen();
+            // What is wrong with a request was said when it was sent first.
+            let walked = self.observe_client(false);
+            if walked.is_err() || (fed == 0 && self.up.unseen() == before) {
+                break;
+            }
+        }
+        self.guard.pause(false);
+        self.up = *parked;
+    }
+
+    /// The client's own pipe is back; what was fed is forgotten.
+    fn unfeed(&mut self) {
+        if let Some(parked) = self.parked.take() {
+            self.up = *parked;
+        }
+        self.up.cut_sink();
+    }
+
+    /// It cannot be run again: the client is told, and goes on.
+    pub(in crate::session) fn fall_back(&mut self) -> Fate {
+        let Some(lost) = self.lost.take() else { return Fate::Unharmed };
+        self.backend = None;
+        self.half |= !self.down.cut_source();
+        self.down.renew_source();
+        self.guard.backend_gone();
+        self.unfeed();
+        let Lost { mut wreck, left: (state, kept), certain, .. } = *lost;
+        self.state = state;
+        let status = if wreck.after == Aftermath::Clean { TxStatus::Idle } else { TxStatus::Failed };
+        self.pipeline.begin_again(kept);
+        self.pipeline.settle(status);
+        if certain {
+            for answer in wreck.answers.iter_mut().chain(&mut wreck.open) {
+                if answer.word == Word::Error(Code::CommitUnknown) {
+                    answer.word = Word::Error(Code::TransactionLost);
+                }
+            }
+        }
+        if self.half {
+            return Fate::Cut("half_delivered");
+        }
+        self.tell(wreck);
+        Fate::Told("fell_back")
+    }
+
+    /// The COMMIT whose answer was lost took effect: this is its answer.
+    pub(in crate::session) fn tell_committed(&mut self, parameters: &BTreeMap<String, String>) {
+        let Some(lost) = self.lost.take() else { return };
+        let Lost { wreck, left: (state, kept), committed, .. } = *lost;
+        self.state = committed.unwrap_or(state);
+        self.pipeline.begin_again(kept);
+        self.turn_page(Aftermath::Clean);
+        let mut message = self.news(parameters);
+        write::command_complete(&mut message, "COMMIT");
+        if wreck.open.is_some() {
+            self.reading = Reading::Leftovers(TxStatus::Idle);
+        } else {
+            write::ready_for_query(&mut message, TxStatus::Idle);
+        }
+        self.down.inject(&message);
+    }
+
+    /// Every request in flight is answered, once. Says what was told, if that is an error.
+    fn tell(&mut self, wreck: Wreck) -> Option<&'static str> {
+        let mut message = BytesMut::new();
+        let answered = |answer: &Answer| match answer.word {
+            Word::Error(code) => Some(code.label()),
+            Word::Nothing | Word::RolledBack => None,
+        };
+        let told = wreck.answers.iter().chain(&wreck.open).find_map(answered);
+        for answer in wreck.answers {
+            speak(&mut message, answer, &self.metrics);
+            write::ready_for_query(&mut message, answer.status);
+        }
+        if let Some(answer) = wreck.open {
+            speak(&mut message, answer, &self.metrics);
+            self.reading = Reading::Leftovers(answer.status);
+        }
+        self.untold = wreck.after == Aftermath::Untold || (self.untold && wreck.after == Aftermath::Failed);
+        self.down.inject(&message);
+        self.turn_page(wreck.after);
+        told
+    }
+
+    /// What was said up to here is never run again. After a failed transaction that goes for what is said before its end.
+    fn turn_page(&mut self, after: Aftermath) {
+        self.journal.clear();
+        if after != Aftermath::Clean {
+            self.journal.spoil(Spoiled::Strange);
+        }
+        self.state.checkpoint();
+        self.pipeline.turn_page();
+    }
+}
+
+/// Whether the word NOTIFY stands in these requests.
+fn notifies(requests: &[u8]) -> bool {
+    requests.windows(6).any(|word| word.eq_ignore_ascii_case(b"notify"))
+}
+
+/// What may be made good, and how.
+struct Hope {
+    start: State,
+    mark: Option<Mark>,
+    harmless: bool,
+    refused: Option<&'static str>,
+}

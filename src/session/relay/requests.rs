@@ -1,0 +1,283 @@
+//! What the relay sees in the requests that pass: what goes out, what has to wait, and what a client may not send.
+
+use bytes::BytesMut;
+
+use crate::continuity::pipeline::Pipeline;
+use crate::continuity::state::State;
+use crate::error::{Code, Complaint};
+use crate::wire::message::write::backend as write;
+use crate::wire::message::{Bind, Close, Execute, Parse, Query, ReadError, Target};
+use crate::wire::scan::Step;
+use crate::wire::{HEADER_LEN, TxStatus, frontend};
+
+use super::guard::{End, Guard};
+use super::{Event, Farewell, Reading, Relay, broken_client};
+
+/// What a client frame is to the relay.
+enum Request {
+    /// Sent on.
+    Forward,
+    /// The client leaves; sent on, so that what it sent before is run.
+    Farewell,
+}
+
+impl Relay {
+    /// Walks what the client sent, as far as it may be sent on now.
+    pub(super) fn observe_client(&mut self, stop: bool) -> Result<(), Event> {
+        loop {
+            if self.farewell == Farewell::Said || (stop && self.pipeline.is_idle() && self.up.at_boundary()) {
+                return Ok(());
+            }
+            if self.pipeline.is_full() && !self.guard.is_paused() {
+                return Ok(()); // its replies let it go on
+            }
+            if (self.untold || self.reading != Reading::Requests) && self.up.at_boundary() && !self.is_replaying() {
+                if !self.hold_back()? {
+                    return Ok(());
+                }
+                continue;
+            }
+            let sent = self.journal.position() + HEADER_LEN as u64;
+            let gated = self.is_gated();
+            let (count, request) = match self.up.step() {
+                Ok(Step::Wait) => return Ok(()),
+                Ok(Step::Pass(count)) => (count, Ok(Request::Forward)),
+                Ok(Step::Frame { tag, body }) => {
+                    let end = sent + body.len() as u64;
+                    match before(&self.pipeline, &mut self.guard, gated, tag, body) {
+                        Before::Go => {}
+                        Before::Ask(end) => {
+                            self.ask_before_commit(end);
+                            continue;
+                        }
+                        Before::Stop => {
+                            self.flush_once();
+                            return Ok(());
+                        }
+                    }
+                    (HEADER_LEN + body.len(), whole(&mut self.pipeline, &self.state, tag, body, end))
+                }
+                Ok(Step::Head { tag, part, length }) => {
+                    let end = sent + u64::from(length);
+                    (HEADER_LEN + part.len(), begun(&mut self.pipeline, &self.state, tag, part, end))
+                }
+                Ok(Step::Part { part, .. }) => {
+                    self.pipeline.parse_goes_on(part, &self.state);
+                    (part.len(), Ok(Request::Forward))
+                }
+                Err(error) => return Err(broken_client(error)),
+            };
+            match request {
+                Ok(Request::Forward) => {}
+                Ok(Request::Farewell) => self.farewell = Farewell::Said,
+                Err(complaint) => return Err(Event::Violation(complaint)),
+            }
+            self.guard.asked_for_this = false;
+            self.journal.sent(self.up.front(count));
+            self.up.pass(count);
+        }
+    }
+
+    /// With a backend already there again (a session that listens gets one unasked): the client's first frames are still
+    /// part of a unit that was answered, or are owed the news of their lost transaction, which the new backend holds
+    /// aborted. `false`: more bytes are needed.
+    fn hold_back(&mut self) -> Result<bool, Event> {
+        let Some((tag, body)) = self.up.peek() else { return Ok(false) };
+        match (tag, self.reading) {
+            (frontend::TERMINATE, _) => {
+                (self.reading, self.untold) = (Reading::Requests, false);
+                return Ok(true);
+            }
+            (frontend::SYNC, Reading::Leftovers(_)) => {
+                self.reading = Reading::Requests;
+                self.ready(self.pipeline.status());
+            }
+            (_, Reading::Leftovers(_)) => {}
+            (frontend::SYNC, Reading::Requests) => {
+                self.untold = false;
+                return Ok(true);
+            }
+            (_, Reading::Requests) => {
+                self.untold = false;
+                let meaning = self.pipeline.meaning_of(tag, body);
+                if !meaning.is_some_and(|script| script.only_rolls_back()) {
+                    self.refuse(&Complaint::new(Code::TransactionLost), TxStatus::Failed);
+                }
+                return Ok(true);
+            }
+        }
+        self.drop_front_checked()
+    }
+
+    /// Walks what the client sent while there is no backend. `true`: a request waits for one.
+    pub(super) fn observe_loose(&mut self) -> Result<bool, Event> {
+        loop {
+            if !self.up.at_boundary() {
+                // The rest of a frame whose beginning went to a backend that is gone.
+                if !self.drop_front_checked()? {
+                    return Ok(false);
+                }
+                continue;
+            }
+            let Some((tag, body)) = self.up.peek() else { return Ok(false) };
+            match (tag, self.reading) {
+                (frontend::TERMINATE, _) => return Err(Event::Terminated),
+                // Leftovers of a COPY that is over, and a Flush of nothing: PostgreSQL ignores them too.
+                (frontend::COPY_DATA | frontend::COPY_DONE | frontend::COPY_FAIL | frontend::FLUSH, _) => {}
+                (frontend::SYNC, Reading::Leftovers(status)) => {
+                    self.reading = Reading::Requests;
+                    self.ready(status);
+                }
+                (_, Reading::Leftovers(_)) => {}
+                (frontend::SYNC, Reading::Requests) if !self.untold => self.ready(self.pipeline.status()),
+                (_, Reading::Requests) => {
+                    if !self.untold {
+                        return Ok(true);
+                    }
+                    let meaning = self.pipeline.meaning_of(tag, body);
+                    self.untold = false;
+                    if meaning.as_ref().is_some_and(|script| script.only_rolls_back()) {
+                        return Ok(true); // it wants the transaction gone: nothing has to be told
+                    }
+                    let commits = meaning.is_some_and(|script| script.may_commit());
+                    let status = if commits { TxStatus::Idle } else { TxStatus::Failed };
+                    self.refuse(&Complaint::new(Code::TransactionLost), status);
+                    continue;
+                }
+            }
+            if !self.drop_front_checked()? {
+                return Ok(false);
+            }
+        }
+    }
+
+    fn ready(&mut self, status: TxStatus) {
+        let mut message = BytesMut::new();
+        write::ready_for_query(&mut message, status);
+        self.down.inject(&message);
+    }
+
+    /// Throws away the frame at the front, or what is there of it.
+    pub(super) fn drop_front(&mut self) {
+        // What is wrong with it comes up again with the next look.
+        let _ = self.drop_front_checked();
+    }
+
+    fn drop_front_checked(&mut self) -> Result<bool, Event> {
+        let count = self.up.step().map_err(broken_client)?.consumed();
+        self.up.skip(count);
+        Ok(count > 0)
+    }
+}
+
+/// What has to be done before a frame may go out.
+enum Before {
+    /// Nothing.
+    Go,
+    /// It is a COMMIT: ask for what tells its outcome. By its unit's kind, the question ends in this way.
+    Ask(End),
+    /// It may commit, and what came before it has not been verified.
+    Stop,
+}
+
+/// `gated`: a replay is not verified yet.
+fn before(pipeline: &Pipeline, guard: &mut Guard, gated: bool, tag: u8, body: &[u8]) -> Before {
+    let asks = guard.is_on() && !guard.asked_for_this && pipeline.may_have_written();
+    if !(gated || asks) {
+        return Before::Go;
+    }
+    let (meaning, end) = match tag {
+        frontend::QUERY => match Query::read(body) {
+            Ok(query) if gated || may_end(query.text) => (pipeline.read(query.text, false), End::Sync),
+            Ok(_) | Err(_) => return Before::Go,
+        },
+        frontend::EXECUTE => match Execute::read(body) {
+            Ok(execute) => (pipeline.executing(execute.portal), End::Flush),
+            Err(_) => return Before::Go,
+        },
+        _ => return Before::Go,
+    };
+    if gated && pipeline.may_commit(&meaning) {
+        Before::Stop
+    } else if asks && pipeline.takes_ours(end == End::Sync) && meaning.is_some_and(|script| script.only_commits()) {
+        Before::Ask(end)
+    } else {
+        Before::Go
+    }
+}
+
+/// A text that begins as a COMMIT or END may, comments before it included.
+fn may_end(text: &[u8]) -> bool {
+    matches!(text.first(), Some(b'C' | b'c' | b'E' | b'e' | b'-' | b'/' | b' ' | b'\t' | b'\n' | b'\r'))
+}
+
+/// A whole client frame goes out. `end`: where it ends in all that the client ever sent.
+fn whole(pipeline: &mut Pipeline, state: &State, tag: u8, body: &[u8], end: u64) -> Result<Request, Complaint> {
+    match tag {
+        frontend::QUERY => pipeline.query(pipeline.read(Query::read(body).map_err(malformed)?.text, false), end),
+        frontend::PARSE => {
+            let parse = Parse::read(body).map_err(malformed)?;
+            pipeline.parse(parse.name, parse.query, body, state);
+        }
+        frontend::BIND => {
+            let bind = Bind::read(body).map_err(malformed)?;
+            pipeline.bind(bind.portal, bind.statement);
+        }
+        frontend::DESCRIBE => pipeline.describe(),
+        frontend::EXECUTE => pipeline.execute(Execute::read(body).map_err(malformed)?.portal),
+        frontend::CLOSE => {
+            let close = Close::read(body).map_err(malformed)?;
+            pipeline.close((close.target == Target::Statement).then_some(close.name));
+        }
+        frontend::SYNC => pipeline.sync(end),
+        frontend::FLUSH => {}
+        frontend::FUNCTION_CALL => pipeline.call(end),
+        frontend::COPY_DONE | frontend::COPY_FAIL => pipeline.copy_end(),
+        frontend::TERMINATE => return Ok(Request::Farewell),
+        other => return Err(stranger(other)),
+    }
+    Ok(Request::Forward)
+}
+
+/// The beginning of a client frame too large for the buffer goes out.
+fn begun(pipeline: &mut Pipeline, state: &State, tag: u8, part: &[u8], end: u64) -> Result<Request, Complaint> {
+    match tag {
+        frontend::QUERY => pipeline.query(pipeline.read(part, true), end),
+        frontend::PARSE => {
+            let (name, text) = split(part).ok_or_else(name_too_long)?;
+            pipeline.parse_begins(name, text, part, state);
+        }
+        frontend::BIND => {
+            let (portal, rest) = split(part).ok_or_else(name_too_long)?;
+            let (statement, _) = split(rest).ok_or_else(name_too_long)?;
+            pipeline.bind(portal, statement);
+        }
+        frontend::FUNCTION_CALL => pipeline.call(end),
+        frontend::COPY_FAIL => pipeline.copy_end(),
+        frontend::DESCRIBE | frontend::EXECUTE | frontend::CLOSE => return Err(name_too_long()),
+        other => return Err(stranger(other)),
+    }
+    Ok(Request::Forward)
+}
+
+/// A text up to its NUL, and what follows.
+fn split(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let end = bytes.iter().position(|byte| *byte == 0)?;
+    Some((&bytes[..end], &bytes[end + 1..]))
+}
+
+fn malformed(error: ReadError) -> Complaint {
+    Complaint::with(Code::ProtocolViolation, error.to_string()).fatal()
+}
+
+fn name_too_long() -> Complaint {
+    Complaint::with(Code::TooLong, "a statement's or portal's name is longer than 16 kB").fatal()
+}
+
+fn stranger(tag: u8) -> Complaint {
+    Complaint::with(
+        Code::ProtocolViolation,
+        format!("message type {:?} is not one a client sends here", char::from(tag)),
+    )
+    .fatal()
+}

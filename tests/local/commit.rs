@@ -1,0 +1,362 @@
+//! COMMIT's answer is lost: what the client is told is what is there.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use super::pair::{Moor, PATIENCE, Pair, Plan, kill, psql, until};
+use super::raw::{Raw, Reply, bind, execute, parse, query, sync};
+
+#[path = "commit/cutter.rs"]
+mod cutter;
+
+use cutter::{Cutter, Then, Way};
+
+const TABLE: &str = "create table t (id int); create unlogged table u (id int)";
+const REPLAY: &str = "commit_guard = \"on\"";
+const NO_REPLAY: &str = "commit_guard = \"on\"\nreplay = false";
+/// Positions are tried by so many clients at a time.
+const CLIENTS: usize = 4;
+
+/// A pgmoor whose way to the first primary can be cut.
+struct Rig {
+    cutter: Cutter,
+    moor: Moor,
+}
+
+impl Rig {
+    fn new(pair: &Pair, continuity: &str) -> Self {
+        let cutter = Cutter::start(pair.a);
+        let fixed = vec![("a".to_owned(), cutter.address), ("b".to_owned(), pair.b)];
+        let moor = Moor::start(&Plan { fixed, continuity: continuity.to_owned(), ..Plan::default() });
+        Self { cutter, moor }
+    }
+}
+
+/// How the client says COMMIT.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    Simple,
+    Extended,
+}
+
+impl Form {
+    fn commit(self) -> Vec<u8> {
+        match self {
+            Self::Simple => query("commit"),
+            Self::Extended => [parse("", "commit"), bind("", "", &[]), execute("", 0), sync()].concat(),
+        }
+    }
+}
+
+/// A transaction that has written row `id`, and waits for its COMMIT.
+fn begin(raw: &mut Raw, id: usize) {
+    assert_eq!(raw.run("begin").status, 'T');
+    let reply = raw.run(&format!("insert into t values ({id})"));
+    assert_eq!((reply.code(), reply.status), ("", 'T'), "{reply:?}");
+}
+
+/// What the client was told, in one word.
+fn told(reply: &Reply) -> &str {
+    assert_eq!(reply.status, 'I', "{reply:?}");
+    match (reply.done.as_slice(), reply.code()) {
+        ([tag], "") if tag == "COMMIT" => "COMMIT",
+        ([], code @ ("40001" | "08007")) => code,
+        _ => panic!("none of the answers there may be: {reply:?}"),
+    }
+}
+
+/// Holds what was told against what is there.
+fn check(server: std::net::SocketAddr, id: usize, told: &str) {
+    let there = psql(server, &format!("select count(*) from t where id = {id}"));
+    match told {
+        "COMMIT" => assert_eq!(there, "1", "row {id}: COMMIT was told"),
+        "40001" => assert_eq!(there, "0", "row {id}: 40001 was told"),
+        _ => assert!(there == "0" || there == "1", "row {id} is there {there} times"),
+    }
+}
+
+/// Whether a whole DataRow is among these frames: before a COMMIT's own answer it is the guard's.
+fn row_came(mut frames: &[u8]) -> bool {
+    while let Some([tag, a, b, c, d]) = frames.first_chunk() {
+        let length = u32::from_be_bytes([*a, *b, *c, *d]) as usize + 1;
+        let Some(rest) = frames.get(length..) else { return false };
+        if *tag == b'D' {
+            return true;
+        }
+        frames = rest;
+    }
+    false
+}
+
+/// Cuts a COMMIT at every byte position of one way; counts what was told.
+fn cut_everywhere(pair: &Pair, continuity: &str, form: Form, way: Way, ids: usize) -> BTreeMap<String, usize> {
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let rig = Rig::new(pair, continuity);
+        let mut raw = Raw::login(rig.moor.rw());
+        let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+        loop {
+            let at = next.fetch_add(1, Ordering::SeqCst);
+            begin(&mut raw, ids + at);
+            rig.cutter.set(way, at, Then::Cut);
+            raw.put(&form.commit());
+            let reply = raw.reply();
+            let told = told(&reply);
+            check(pair.a, ids + at, told);
+            if told == "08007" {
+                assert!(!row_came(&rig.cutter.seen(Way::ToMoor)), "cut at {at}, the row had come: {reply:?}");
+            }
+            let sprung = rig.cutter.sprung();
+            *counts.entry(told.to_owned()).or_default() += 1;
+            assert_eq!(raw.run("select 'on'").one(), "on", "the session lives");
+            if !sprung {
+                assert_eq!(told, "COMMIT", "nothing was cut");
+                return counts;
+            }
+        }
+    };
+    let mut all = BTreeMap::new();
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(work)).collect();
+        for (word, count) in workers.into_iter().flat_map(|worker| worker.join().unwrap()) {
+            *all.entry(word).or_default() += count;
+        }
+    });
+    let positions = next.load(Ordering::SeqCst);
+    assert!(positions > 50, "the answers alone are longer: {positions}");
+    all
+}
+
+#[test]
+fn the_same_primary_alive_wherever_the_answer_is_cut() {
+    let pair = Pair::start("");
+    psql(pair.a, TABLE);
+    for (at, form) in [Form::Simple, Form::Extended].into_iter().enumerate() {
+        let counts = cut_everywhere(&pair, NO_REPLAY, form, Way::ToMoor, (at + 1) * 10_000);
+        // Nothing but the answer was lost: the COMMIT was done, wherever it was cut.
+        assert!(counts["COMMIT"] > 10 && counts["08007"] > 10, "{form:?}: {counts:?}");
+        assert_eq!(counts.get("40001"), None, "{form:?}: {counts:?}");
+    }
+}
+
+#[test]
+fn the_same_primary_alive_wherever_the_request_is_cut() {
+    let pair = Pair::start("");
+    psql(pair.a, TABLE);
+    for (at, form) in [Form::Simple, Form::Extended].into_iter().enumerate() {
+        let counts = cut_everywhere(&pair, NO_REPLAY, form, Way::ToServer, (at + 1) * 10_000);
+        assert!(counts["40001"] > 5, "the COMMIT was cut, and it is known: {form:?}: {counts:?}");
+        let counts = cut_everywhere(&pair, REPLAY, form, Way::ToServer, (at + 3) * 10_000);
+        assert_eq!(counts.get("40001"), None, "it is run again: {form:?}: {counts:?}");
+        assert!(counts["COMMIT"] > 5, "{form:?}: {counts:?}");
+    }
+}
+
+/// The length of what pgmoor sends before the client's own COMMIT.
+fn guard_length(rig: &Rig, form: Form) -> usize {
+    let mut raw = Raw::login(rig.moor.rw());
+    begin(&mut raw, 0);
+    rig.cutter.set(Way::ToServer, usize::MAX, Then::Cut);
+    raw.put(&form.commit());
+    assert_eq!(told(&raw.reply()), "COMMIT");
+    rig.cutter.seen(Way::ToServer).len() - form.commit().len()
+}
+
+/// Whose end is replicated how far when the primary dies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reached {
+    /// The commit record.
+    Commit,
+    /// The mark's record, and not the commit's.
+    Mark,
+    /// Nothing of the transaction.
+    Nothing,
+}
+
+/// The processes on `a` that send WAL.
+fn walsenders(pair: &Pair) -> Vec<u32> {
+    let pids = psql(pair.a, "select pid from pg_stat_replication");
+    pids.lines().map(|pid| pid.parse().unwrap()).collect()
+}
+
+/// A primary that dies with a COMMIT whose answer is lost, and the standby that takes over.
+fn fail_over(reached: Reached, continuity: &str, writes: &str, reuse: bool) -> (String, String) {
+    // Nothing is to be on disk, or sent, but by a commit.
+    let pair = Pair::start("wal_writer_delay = 10s\nautovacuum = off");
+    psql(pair.a, TABLE);
+    let rig = Rig::new(&pair, continuity);
+    let length = guard_length(&rig, Form::Simple);
+    pair.caught_up();
+    let mut raw = Raw::login(rig.moor.rw());
+    if reached == Reached::Nothing {
+        kill("STOP", &walsenders(&pair));
+    }
+    assert_eq!(raw.run("begin").status, 'T');
+    assert_eq!(raw.run(writes).code(), "");
+    // The question goes out and is answered; then the COMMIT.
+    rig.cutter.set(Way::ToServer, length, Then::Hold);
+    raw.put(&query("commit"));
+    rig.cutter.wait_sprung();
+    until("the guard's answer", || row_came(&rig.cutter.seen(Way::ToMoor)).then_some(()));
+    if reached == Reached::Mark {
+        psql(pair.a, "insert into u values (0); create table flushed ()");
+        pair.caught_up();
+        kill("STOP", &walsenders(&pair));
+    }
+    // Its answer stays on the way.
+    rig.cutter.let_go_into(Way::ToMoor, 0, Then::Hold);
+    rig.cutter.wait_sprung();
+    if reached == Reached::Commit {
+        pair.caught_up();
+    }
+    if reuse {
+        rig.moor.signal("STOP");
+    }
+    pair.kill9();
+    rig.cutter.cut();
+    pair.promote();
+    if reuse {
+        for _ in 0..20 {
+            psql(pair.b, "create table if not exists other (id int); insert into other values (1)");
+        }
+        rig.moor.signal("CONT");
+    }
+    let reply = raw.reply();
+    let told = told(&reply).to_owned();
+    assert_eq!(raw.run("select 'on'").one(), "on", "the session lives");
+    (told, psql(pair.b, "select count(*) from t where id = 7"))
+}
+
+const ROW: &str = "insert into t values (7)";
+
+#[test]
+fn a_commit_that_had_reached_the_standby_is_told_as_commit() {
+    assert_eq!(fail_over(Reached::Commit, NO_REPLAY, ROW, false), ("COMMIT".to_owned(), "1".to_owned()));
+}
+
+#[test]
+fn a_commit_that_had_not_reached_the_standby_though_its_writes_had_is_lost() {
+    assert_eq!(fail_over(Reached::Mark, NO_REPLAY, ROW, false), ("40001".to_owned(), "0".to_owned()));
+}
+
+#[test]
+fn a_commit_that_had_not_reached_the_standby_is_run_again() {
+    assert_eq!(fail_over(Reached::Mark, REPLAY, ROW, false), ("COMMIT".to_owned(), "1".to_owned()));
+}
+
+#[test]
+fn a_commit_whose_id_was_given_out_again_is_lost() {
+    // The new primary says "committed" of the id: it was another's.
+    assert_eq!(fail_over(Reached::Nothing, NO_REPLAY, ROW, true), ("40001".to_owned(), "0".to_owned()));
+}
+
+#[test]
+fn subtransactions_stand_for_their_transaction() {
+    let writes = "savepoint a; insert into t values (7); savepoint b; insert into t values (8)";
+    assert_eq!(fail_over(Reached::Commit, NO_REPLAY, writes, false), ("COMMIT".to_owned(), "1".to_owned()));
+    assert_eq!(fail_over(Reached::Mark, NO_REPLAY, writes, false), ("40001".to_owned(), "0".to_owned()));
+}
+
+#[test]
+fn what_wrote_to_unlogged_tables_alone_is_told_by_its_commit() {
+    let writes = "insert into u values (7)";
+    assert_eq!(fail_over(Reached::Commit, NO_REPLAY, writes, false).0, "COMMIT");
+    assert_eq!(fail_over(Reached::Mark, NO_REPLAY, writes, false).0, "40001");
+    assert_eq!(fail_over(Reached::Nothing, NO_REPLAY, writes, true).0, "40001");
+}
+
+#[test]
+fn after_a_crash_on_the_same_timeline_nobody_knows() {
+    let pair = Pair::start("");
+    psql(pair.a, TABLE);
+    let rig = Rig::new(&pair, REPLAY);
+    let mut raw = Raw::login(rig.moor.rw());
+    begin(&mut raw, 7);
+    rig.cutter.set(Way::ToMoor, usize::MAX, Then::Hold);
+    // The row of the guard comes, the COMMIT's answer does not.
+    let length = guard_answer(&rig, &pair);
+    rig.cutter.set(Way::ToMoor, length, Then::Hold);
+    raw.put(&query("commit"));
+    rig.cutter.wait_sprung();
+    assert!(row_came(&rig.cutter.seen(Way::ToMoor)));
+    // One backend dies hard: PostgreSQL starts all over, on the same timeline.
+    let pid = psql(pair.a, "select pid from pg_stat_activity where usename = 'app' limit 1");
+    kill("KILL", &[pid.parse().unwrap()]);
+    rig.cutter.cut();
+    let reply = raw.reply();
+    assert_eq!(told(&reply), "08007");
+    assert_eq!(rig.moor.metric(r#"pgmoor_errors_total{code="commit_unknown"}"#), 1.0);
+    assert_eq!(raw.run("select 'on'").one(), "on", "the session lives");
+}
+
+/// How long the answer to the guard is, on a backend that has not been asked before.
+fn guard_answer(rig: &Rig, pair: &Pair) -> usize {
+    let before = psql(pair.a, "select pg_current_xact_id()");
+    let mut raw = Raw::login(rig.moor.rw());
+    begin(&mut raw, 0);
+    rig.cutter.set(Way::ToMoor, usize::MAX, Then::Hold);
+    raw.put(&query("commit"));
+    assert_eq!(told(&raw.reply()), "COMMIT");
+    assert_eq!(before.len(), psql(pair.a, "select pg_current_xact_id()").len(), "as many digits");
+    rig.cutter.seen(Way::ToMoor).len() - "C....COMMIT\0Z....I".len()
+}
+
+#[test]
+fn a_commit_that_waits_for_its_standby_is_told_when_that_has_it() {
+    let pair = Pair::start("");
+    psql(pair.a, TABLE);
+    let rig = Rig::new(&pair, REPLAY);
+    pair.caught_up();
+    psql(pair.a, "alter system set synchronous_standby_names = '*'");
+    psql(pair.a, "select pg_reload_conf()");
+    until("a synchronous standby", || {
+        (psql(pair.a, "select sync_state from pg_stat_replication") == "sync").then_some(())
+    });
+    let mut raw = Raw::login(rig.moor.rw());
+    begin(&mut raw, 7);
+    kill("STOP", &walsenders(&pair));
+    rig.cutter.set(Way::ToServer, usize::MAX, Then::Cut);
+    raw.put(&query("commit"));
+    let waits = "select count(*) from pg_stat_activity where wait_event = 'SyncRep'";
+    until("the commit to wait", || (psql(pair.a, waits) == "1").then_some(()));
+    rig.cutter.cut();
+    // The backend that waited is ended: committed, and not replicated. What is to prove its replication waits now.
+    let behind = "select count(*) from pg_stat_activity where wait_event = 'SyncRep' and query = 'COMMIT'";
+    until("the barrier to wait", || {
+        (psql(pair.a, behind) == "1" && psql(pair.a, "select count(*) from t") == "1").then_some(())
+    });
+    raw.stream.set_read_timeout(Some(Duration::from_millis(700))).unwrap();
+    let early = raw.frame();
+    assert!(early.is_err(), "told before the standby has it: {early:?}");
+    raw.stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    assert_eq!(psql(pair.b, "select count(*) from t"), "0");
+    let began = Instant::now();
+    kill("CONT", &walsenders(&pair));
+    assert_eq!(told(&raw.reply()), "COMMIT");
+    assert!(began.elapsed() < PATIENCE);
+    pair.caught_up();
+    assert_eq!(psql(pair.b, "select count(*) from t where id = 7"), "1");
+}
+
+#[test]
+fn a_transaction_that_wrote_nothing_is_no_trouble() {
+    let pair = Pair::start("");
+    psql(pair.a, TABLE);
+    let rig = Rig::new(&pair, REPLAY);
+    let mut raw = Raw::login(rig.moor.rw());
+    for at in 0..3 {
+        assert_eq!(raw.run("begin").status, 'T');
+        // Its tag says that it wrote; it did not.
+        assert_eq!(raw.run("update t set id = 1 where false").done, ["UPDATE 0"]);
+        rig.cutter.set(Way::ToMoor, [0, 40, 100][at], Then::Cut);
+        raw.put(&query("commit"));
+        let reply = raw.reply();
+        if row_came(&rig.cutter.seen(Way::ToMoor)) {
+            assert_eq!(told(&reply), "COMMIT");
+        } else {
+            told(&reply);
+        }
+        assert_eq!(raw.run("select 'on'").one(), "on", "the session lives");
+    }
+}

@@ -1,0 +1,375 @@
+//! The wire to PostgreSQL is cut after every so many bytes of a talk, each way: the client's transcript is that of an
+//! undisturbed one, or ends where it may; and the data agree with what it was told.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use super::pair::{Moor, Pair, Plan, psql, until};
+use super::raw::{Raw, about, bind, execute, parse, query, sync, unit};
+use super::stage::{Talk as _, said};
+use super::wire::{Fault, Way, Wire};
+
+/// A pair with a wire before its primary.
+struct Site {
+    moor: Moor,
+    wire: Wire,
+    pair: Pair,
+}
+
+impl Site {
+    fn build(settings: &str) -> Self {
+        let pair = Pair::start(&format!("max_connections = 400\n{settings}"));
+        psql(
+            pair.a,
+            "create table talk (who text, n int, body text, primary key (who, n));
+             create table fixed as select g as n, repeat(md5(g::text), 3) as body from generate_series(1, 5) g;
+             analyze",
+        );
+        pair.caught_up();
+        let wire = Wire::before(pair.a);
+        let fixed = vec![("a".to_owned(), wire.address), ("b".to_owned(), pair.b)];
+        let moor = Moor::start(&Plan { fixed, ..pair.plan() });
+        Self { moor, wire, pair }
+    }
+
+    fn client(&self, name: &str) -> Raw {
+        Raw::login_with(self.moor.rw(), &[("application_name", name)])
+    }
+}
+
+/// A step: what is sent, and how many ReadyForQuerys it asks for.
+type Step = (Vec<u8>, usize);
+
+/// The third-last step commits, the last reads by itself.
+fn simple(who: &str) -> Vec<Step> {
+    [
+        "begin",
+        &format!("insert into talk values ('{who}', 1, 'one') returning n, body"),
+        "select n, body from fixed order by n",
+        &format!("update talk set body = 'changed' where who = '{who}' and n = 1"),
+        &format!("insert into talk values ('{who}', 2, 'two')"),
+        "commit",
+        "select n from fixed order by n",
+    ]
+    .iter()
+    .map(|text| (query(text), 1))
+    .collect()
+}
+
+fn extended(who: &str) -> Vec<Step> {
+    let insert = "insert into talk values ($1, $2::int, $3) returning n, body";
+    let begin = [parse("", "begin"), bind("", "", &[]), execute("", 0)].concat();
+    let put = |n: &str| [bind("", "put", &[who, n, "body"]), execute("", 0), sync()].concat();
+    vec![
+        ([&begin[..], &parse("put", insert), &about(b'D', b'S', "put"), &put("1")].concat(), 1),
+        (unit("savepoint s", &[]), 1),
+        ([put("1"), unit("rollback to s", &[])].concat(), 2),
+        ([parse("", "select n, body from fixed order by n"), bind("p", "", &[]), execute("p", 2), sync()].concat(), 1),
+        ([execute("p", 2), sync(), put("2")].concat(), 2),
+        (unit("commit", &[]), 1),
+        (unit("select n from fixed where n > $1::int order by n", &["2"]), 1),
+    ]
+}
+
+/// What an answer is, but for what may differ.
+fn essence(raw: &mut Raw, count: usize) -> String {
+    let replies: Vec<_> = (0..count).map(|_| raw.reply()).collect();
+    let tags = |tags: &str| tags.chars().filter(|tag| !"NS".contains(*tag)).collect::<String>();
+    replies.iter().map(|reply| format!("{} {:?} {}\n", tags(&reply.tags), reply.errors, said(reply))).collect()
+}
+
+/// How one talk ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum End {
+    Undisturbed,
+    Lost,
+    Unknown,
+}
+
+/// Talks, compares with the answers wanted, and looks at the data. An error says what is wrong.
+fn talk(
+    raw: &mut Raw,
+    who: &str,
+    steps: &[Step],
+    wanted: &[String],
+    mut truth: impl FnMut() -> String,
+) -> Result<End, String> {
+    for (at, ((bytes, count), wanted)) in steps.iter().zip(wanted).enumerate() {
+        raw.put(bytes);
+        let found = essence(raw, *count);
+        if found == *wanted {
+            continue;
+        }
+        let commits = at + 2 == steps.len();
+        let told = format!("step {at} of {who}: {found:?} instead of {wanted:?}");
+        let end = if commits && found.contains("!08007 I") {
+            End::Unknown
+        } else if at + 1 < steps.len() && found.contains("!40001") {
+            End::Lost
+        } else {
+            return Err(told);
+        };
+        if end == End::Lost && raw.run("rollback").status != 'I' {
+            return Err(format!("{told}, and no rollback"));
+        }
+        return match (end, truth().as_str()) {
+            (End::Lost | End::Unknown, "0") | (End::Unknown, "2") => Ok(end),
+            (_, count) => Err(format!("{told}, and there are {count} rows")),
+        };
+    }
+    match truth().as_str() {
+        "2" => Ok(End::Undisturbed),
+        count => Err(format!("{who} was told COMMIT, and there are {count} rows")),
+    }
+}
+
+/// The answers of a talk that nobody disturbs, and the bytes it takes.
+fn undisturbed(site: &Site, steps: fn(&str) -> Vec<Step>) -> (Vec<String>, [u64; 2]) {
+    let mut raw = site.client("undisturbed");
+    site.wire.reset("undisturbed");
+    let mut wanted = Vec::new();
+    for (bytes, count) in steps("who00") {
+        raw.put(&bytes);
+        wanted.push(essence(&mut raw, count));
+    }
+    psql(site.pair.a, "delete from talk");
+    (wanted, site.wire.seen("undisturbed"))
+}
+
+/// The primary lives on; each talk's wire is closed somewhere.
+fn sweep(steps: fn(&str) -> Vec<Step>) {
+    let site = Site::build("");
+    let (wanted, bytes) = undisturbed(&site, steps);
+    let stride = std::env::var("PGMOOR_SWEEP_STRIDE").ok().and_then(|stride| stride.parse().ok()).unwrap_or(9);
+    let next = AtomicU64::new(0);
+    let ends = Mutex::new(BTreeMap::new());
+    let wrong = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..6 {
+            scope.spawn(|| {
+                let mut witness = super::stage::direct(site.pair.a, "witness", "public");
+                loop {
+                    let at = next.fetch_add(stride, Ordering::Relaxed);
+                    let (way, after) = if at < bytes[0] { (Way::Up, at) } else { (Way::Down, at - bytes[0]) };
+                    if after > bytes[1] {
+                        break;
+                    }
+                    let who = format!("w{at:04}");
+                    let mut raw = site.client(&who);
+                    site.wire.arm(&who, way, after, Fault::Close);
+                    let sql = format!("select count(*) from talk where who = '{who}'");
+                    let truth = || witness.run(&sql).one().to_owned();
+                    let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                        talk(&mut raw, &who, &steps(&who), &wanted, truth)
+                    }));
+                    match ended.unwrap_or_else(|_| Err(format!("{who}: no answer"))) {
+                        Ok(end) => *ends.lock().unwrap().entry(end).or_insert(0) += 1,
+                        Err(error) => wrong.lock().unwrap().push(format!("{way:?} {after}: {error}")),
+                    }
+                }
+            });
+        }
+    });
+    let (wrong, ends) = (wrong.into_inner().unwrap(), ends.into_inner().unwrap());
+    assert!(wrong.is_empty(), "{bytes:?} {ends:?}, {} went wrong:\n{}", wrong.len(), wrong.join("\n"));
+    // Nobody else writes: there is nothing a replay could stumble over.
+    assert_eq!(ends.get(&End::Lost), None, "{ends:?}");
+    assert!(ends[&End::Undisturbed] > 20, "{ends:?}");
+}
+
+#[test]
+fn simple_queries_under_a_living_primary() {
+    sweep(simple);
+}
+
+#[test]
+fn extended_queries_under_a_living_primary() {
+    sweep(extended);
+}
+
+/// Each talk's wire goes dead somewhere; then the primary dies, and the standby takes over.
+#[test]
+fn a_talk_each_through_one_failover() {
+    const TALKS: u64 = 120;
+    let site = Arc::new(Site::build(""));
+    let kinds: [fn(&str) -> Vec<Step>; 2] = [simple, extended];
+    let measured = kinds.map(|kind| undisturbed(&site, kind));
+    let promoted = Arc::new(Mutex::new(false));
+    let talkers: Vec<_> = (0..TALKS)
+        .map(|at| {
+            let kind = usize::from(at % 2 == 1);
+            let (steps, (wanted, bytes)) = (kinds[kind], measured[kind].clone());
+            let (site, promoted) = (Arc::clone(&site), Arc::clone(&promoted));
+            let who = format!("w{at:04}");
+            let mut raw = site.client(&who);
+            let at = (bytes[0] + bytes[1]) * at / TALKS;
+            let (way, after) = if at < bytes[0] { (Way::Up, at) } else { (Way::Down, at - bytes[0]) };
+            site.wire.arm(&who, way, after, Fault::Swallow);
+            std::thread::spawn(move || {
+                let truth = || {
+                    until("the promotion", || (*promoted.lock().unwrap()).then_some(()));
+                    psql(site.pair.b, &format!("select count(*) from talk where who = '{who}'"))
+                };
+                talk(&mut raw, &who, &steps(&who), &wanted, truth).map_err(|error| format!("{way:?} {after}: {error}"))
+            })
+        })
+        .collect();
+    // They are stuck when the server has heard of nothing new for a while: each waits for an answer that cannot come.
+    let heard = "select coalesce(max(state_change), 'epoch') < clock_timestamp() - interval '300ms' \
+                 from pg_stat_activity where application_name ~ '^w[0-9]+$'";
+    until("all talks to be stuck", || (psql(site.pair.a, heard) == "t").then_some(()));
+    site.pair.caught_up();
+    site.pair.kill9();
+    site.pair.promote();
+    *promoted.lock().unwrap() = true;
+    let mut ends = BTreeMap::new();
+    let mut wrong = Vec::new();
+    for talker in talkers {
+        match talker.join() {
+            Ok(Ok(end)) => *ends.entry(end).or_insert(0) += 1,
+            Ok(Err(error)) => wrong.push(error),
+            Err(_) => wrong.push("no answer".to_owned()),
+        }
+    }
+    assert!(wrong.is_empty(), "{ends:?}, {} went wrong:\n{}", wrong.len(), wrong.join("\n"));
+    assert_eq!(ends.get(&End::Lost), None, "{ends:?}");
+    assert!(ends[&End::Undisturbed] > 90, "{ends:?}");
+}
+
+/// What the server did, and nobody could be told.
+#[test]
+fn done_and_not_answered() {
+    let site = Site::build("max_prepared_transactions = 20");
+    psql(
+        site.pair.a,
+        "create function noted(int) returns int language sql as $$ insert into talk values ('noted', $1, '') returning n $$;
+         create sequence counter;
+         create procedure stepwise(int) language plpgsql as $$ begin insert into talk values ('step', $1, ''); commit; end $$",
+    );
+    // What runs first, what gets no answer, how its effect shows, what may be said.
+    let cases: [(&str, &[&str], Vec<u8>, &str, &[&str]); 9] = [
+        (
+            "auto",
+            &[],
+            query("insert into talk select 'auto', count(*), '' from talk where who = 'auto'"),
+            "select count(*) from talk where who = 'auto'",
+            &["!08007 I", "INSERT 0 1 I"],
+        ),
+        (
+            "unit",
+            &[],
+            unit("insert into talk select 'unit', count(*), $1 from talk where who = 'unit'", &["x"]),
+            "select count(*) from talk where who = 'unit'",
+            &["!08007 I", "INSERT 0 1 I"],
+        ),
+        (
+            "call",
+            &[],
+            query("call stepwise(1)"),
+            "select count(*) from talk where who = 'step'",
+            &["!08007 I", "CALL I"],
+        ),
+        (
+            "noted",
+            &[],
+            query("select noted((select count(*)::int from talk where who = 'noted'))"),
+            "select count(*) from talk where who = 'noted'",
+            &["!08007 I", "0 SELECT 1 I"],
+        ),
+        (
+            "counter",
+            &[],
+            query("select nextval('counter')"),
+            "select case when is_called then last_value else 0 end from counter",
+            &["!08007 I", "1 SELECT 1 I"],
+        ),
+        (
+            "prepared",
+            &["begin", "insert into talk values ('two', 1, '')"],
+            query("prepare transaction 'two'"),
+            "select count(*) from pg_prepared_xacts",
+            &["!08007 I", "PREPARE TRANSACTION I"],
+        ),
+        (
+            "commit",
+            &["begin", "insert into talk values ('commit', 1, '')"],
+            query("commit"),
+            "select count(*) from talk where who = 'commit'",
+            &["!08007 I", "COMMIT I"],
+        ),
+        (
+            "implicit",
+            &[],
+            query("insert into talk values ('implicit', 1, ''); select 2"),
+            "select count(*) from talk where who = 'implicit'",
+            &["!08007 I", "2 INSERT 0 1 SELECT 1 I"],
+        ),
+        (
+            "chain",
+            &["begin", "insert into talk values ('chain', 1, '')"],
+            query("commit and chain"),
+            "select count(*) from talk where who = 'chain'",
+            &["!08007 I", "!08007 E", "COMMIT T"],
+        ),
+    ];
+    for (name, first, last, effect, allowed) in cases {
+        let mut raw = site.client(name);
+        for sql in first {
+            assert_eq!(raw.run(sql).status, 'T', "{name}: {sql}");
+        }
+        site.wire.arm(name, Way::Down, 0, Fault::Swallow);
+        raw.put(&last);
+        until(&format!("{name} to be done"), || (psql(site.pair.a, effect) == "1").then_some(()));
+        site.wire.cut(name);
+        let reply = raw.reply();
+        assert!(allowed.contains(&said(&reply).as_str()), "{name}: {reply:?}");
+        if reply.status != 'I' {
+            raw.say("rollback", "ROLLBACK I");
+        }
+        raw.say("select 'on'", "on SELECT 1 I");
+        assert_eq!(psql(site.pair.a, effect), "1", "{name} was done twice");
+    }
+}
+
+/// A ROLLBACK that nobody answered is one all the same; the transaction is not run again.
+#[test]
+fn a_rollback_in_flight() {
+    let site = Site::build("");
+    for (way, name) in [(Way::Up, "unheard"), (Way::Down, "unanswered")] {
+        let mut raw = site.client(name);
+        raw.say("begin", "BEGIN T");
+        raw.say(&format!("insert into talk values ('{name}', 1, '')"), "INSERT 0 1 T");
+        site.wire.arm(name, way, 0, Fault::Swallow);
+        raw.put(&query("rollback"));
+        until("it to be sent", || (site.wire.seen(name)[usize::from(way == Way::Down)] > 0).then_some(()));
+        site.wire.cut(name);
+        raw.hear("ROLLBACK I");
+        raw.say("select count(*) from talk", "0 SELECT 1 I");
+    }
+}
+
+/// A transaction that was run again is committed once, whatever becomes of the answer.
+#[test]
+fn a_replayed_transaction_s_commit_is_not_answered() {
+    let site = Site::build("");
+    for (way, name) in [(Way::Up, "unheard"), (Way::Down, "unanswered")] {
+        let mut raw = site.client(name);
+        raw.say("begin", "BEGIN T");
+        raw.say(&format!("insert into talk values ('{name}', 1, '') returning n"), "1 INSERT 0 1 T");
+        site.wire.cut(name);
+        raw.say("insert into talk select who, 2, '' from talk", "INSERT 0 1 T");
+        site.wire.arm(name, way, 0, Fault::Swallow);
+        raw.put(&query("commit"));
+        until("it to be sent", || (site.wire.seen(name)[usize::from(way == Way::Down)] > 0).then_some(()));
+        site.wire.cut(name);
+        let reply = raw.reply();
+        let count = psql(site.pair.a, &format!("select count(*) from talk where who = '{name}'"));
+        match (said(&reply).as_str(), count.as_str()) {
+            ("COMMIT I", "2") | ("!08007 I", "0" | "2") | ("!40001 I", "0") => {}
+            (said, count) => panic!("{name}: {said}, and there are {count} rows"),
+        }
+        psql(site.pair.a, "delete from talk");
+        raw.say("select 'on'", "on SELECT 1 I");
+    }
+}
