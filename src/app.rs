@@ -30,8 +30,8 @@ use crate::config::{self, Config, Endpoint, LogLevel};
 use crate::discovery::patroni::Patroni;
 use crate::discovery::{self, Discovery, DiscoveryError, PodTls};
 use crate::metrics::Metrics;
-use crate::net::{self, Stream};
 use crate::net::tls::TlsError;
+use crate::net::{self, Stream};
 use crate::session::registry::Registry;
 use crate::session::{self, Realm, Shared};
 use crate::shutdown::Shutdown;
@@ -107,12 +107,7 @@ pub async fn run(config: Config, path: PathBuf, set_level: SetLevel) -> Result<(
     }
     let (clusters, registry) = (config.clusters.clone(), Arc::clone(&shared.registry));
     let mut reload = Reload::new(config, path, &reading, shared, set_level).map_err(|error| other(&error))?;
-    let mut wards = Vec::new();
-    for (cluster, discovery) in clusters.iter().zip(&watches) {
-        let ward = Arc::new(ward(cluster, discovery, &registry, &metrics, reload.config())?);
-        tasks.spawn(operator::keep(Arc::clone(&ward)));
-        wards.push(ward);
-    }
+    let operator = operator(&clusters, &watches, &registry, &metrics, &reload.config(), &mut tasks)?;
     let (sessions, in_force) = (counter(&registry), reload.config());
     let sources = Arc::new(Sources {
         metrics,
@@ -120,7 +115,7 @@ pub async fn run(config: Config, path: PathBuf, set_level: SetLevel) -> Result<(
         sessions,
         shutdown: watch.clone(),
         started,
-        obey: Arc::new(Operator::new(wards)).obey(),
+        obey: Arc::new(operator).obey(),
         token: Arc::new(move || in_force.borrow().listen.admin_token.clone()),
     });
     for listener in admin {
@@ -176,6 +171,24 @@ async fn watch_cluster(
     Ok((discovery, realm))
 }
 
+/// Makes the one who carries operators' orders out; what they mark is looked after by a task for each cluster.
+fn operator(
+    clusters: &[config::Cluster],
+    watches: &[Discovery],
+    registry: &Arc<Registry>,
+    metrics: &Arc<Metrics>,
+    in_force: &watch::Receiver<Arc<Config>>,
+    tasks: &mut JoinSet<()>,
+) -> Result<Operator, Failure> {
+    let mut wards = Vec::new();
+    for (cluster, discovery) in clusters.iter().zip(watches) {
+        let ward = Arc::new(ward(cluster, discovery, registry, metrics, in_force.clone())?);
+        tasks.spawn(operator::keep(Arc::clone(&ward)));
+        wards.push(ward);
+    }
+    Ok(Operator::new(wards))
+}
+
 /// What an operator's orders to a cluster need. A CA that cannot be read is told now, and read again when it is needed.
 fn ward(
     cluster: &config::Cluster,
@@ -185,7 +198,8 @@ fn ward(
     in_force: watch::Receiver<Arc<Config>>,
 ) -> Result<Ward, Failure> {
     if let Some(patroni) = &cluster.patroni {
-        Patroni::new(patroni).map_err(|error| Failure::Tls(format!("the Patroni of cluster {}", cluster.name), error))?;
+        Patroni::new(patroni)
+            .map_err(|error| Failure::Tls(format!("the Patroni of cluster {}", cluster.name), error))?;
     }
     Ok(Ward {
         name: cluster.name.clone(),

@@ -13,6 +13,8 @@ pub enum Code {
     CommitUnknown,
     /// No primary was proven within the hold time.
     HoldExpired,
+    /// The transaction has failed, and the request is not its end.
+    InFailedTransaction,
     /// No replica (and no permitted primary) within the hold time.
     NoReplica,
     /// The named pod could not be reached within the hold time.
@@ -93,11 +95,12 @@ pub struct Entry {
 
 impl Code {
     /// Every code, in alphabetical order.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::AuthFailed,
         Self::BackendRefused,
         Self::CommitUnknown,
         Self::HoldExpired,
+        Self::InFailedTransaction,
         Self::NoReplica,
         Self::NoSuchPod,
         Self::Pinned,
@@ -155,6 +158,15 @@ impl Code {
                 Backend,
                 Helps,
                 "hold_expired",
+            ),
+            Self::InFailedTransaction => line(
+                "25P02",
+                Error,
+                "current transaction is aborted, commands ignored until end of transaction block",
+                "Roll back.",
+                Client,
+                Useless,
+                "in_failed_transaction",
             ),
             Self::NoReplica => line(
                 "57P03",

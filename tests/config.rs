@@ -170,6 +170,26 @@ fn a_named_database_goes_before_every_database() {
 }
 
 #[test]
+fn patroni_is_where_it_is_expected_or_written() {
+    let fixed = |more: &str| parse(&LEAST.replace("probe.user", &format!("{more}\nprobe.user"))).unwrap();
+    assert_eq!(fixed("").clusters[0].patroni, None, "a list may be anybody's");
+    let written = fixed("patroni = { user = \"admin\", password_file = \"password\", ca = \"ca.crt\" }");
+    let patroni = written.clusters[0].patroni.as_ref().unwrap();
+    let (user, password) = patroni.login.as_ref().unwrap();
+    assert_eq!((patroni.port, user.as_str(), password.reveal()), (8008, "admin", "from a file"));
+    assert_eq!(patroni.ca.as_deref(), Some(Path::new("/etc/pgmoor/ca.crt")));
+    let without = ["cloudnative-pg", "crunchy", "percona", "kubeblocks", "none"];
+    for preset in Preset::ALL.map(Preset::as_str) {
+        let kubernetes = format!("kubernetes = {{ namespace = \"db\", selector = \"a=b\", preset = \"{preset}\" }}");
+        let text = LEAST.replace("fixed = [\"10.0.0.1:5432\"]", &kubernetes);
+        let config = parse(&text).unwrap();
+        assert_eq!(config.clusters[0].patroni.is_none(), without.contains(&preset), "{preset}");
+    }
+    let token = parse(&LEAST.replace("[auth]", "admin_token_file = \"password\"\n[auth]")).unwrap().listen.admin_token;
+    assert_eq!(token.as_ref().map(|token| token.reveal()), Some("from a file"));
+}
+
+#[test]
 fn several_addresses_and_variables() {
     let text = LEAST.replace("\"0.0.0.0:5432\"", "[\"127.0.0.1:${PORT}\", \"[::1]:${PORT}\"]\nadmin = []");
     let listen = parse(&text).unwrap().listen;
@@ -202,6 +222,7 @@ const BAD: &[(&str, &str, &str)] = &[
     ),
     ("rw = \"0.0.0.0:5432\"", "", r#"2:1: listen: neither rw nor ro has an address; write rw = "0.0.0.0:5432""#),
     ("rw = ", "auto = ", r"3:1: listen.auto: comes with a later version; leave it out for now"),
+    ("[auth]", "admin_token_file = \"empty\"\n[auth]", r"4:20: listen.admin_token_file: /etc/pgmoor/empty is empty"),
     ("rw = ", "rww = ", r"3:1: listen.rww: is not a key; did you mean `rw`?"),
     ("[auth]", "[pool]\nsize = 3\n[auth]", r"4:2: pool: comes with a later version; leave it out for now"),
     (
@@ -289,6 +310,26 @@ const BAD: &[(&str, &str, &str)] = &[
         "name = \"orders\"",
         "name = \"orders\"\ndatabases = [\"pgmoor\"]",
         r#"8:14: cluster.databases: "pgmoor" is the name of pgmoor's own console"#,
+    ),
+    (
+        "name = \"orders\"",
+        "name = \"orders\"\npatroni = { user = \"admin\" }",
+        r"8:11: cluster.patroni.password: is missing, and user is written",
+    ),
+    (
+        "name = \"orders\"",
+        "name = \"orders\"\npatroni = { password = \"x\" }",
+        r"8:11: cluster.patroni.user: is missing, and a password is written",
+    ),
+    (
+        "name = \"orders\"",
+        "name = \"orders\"\npatroni = { port = 0 }",
+        r"8:20: cluster.patroni.port: 0 is out of range; write a number from 1 to 65535",
+    ),
+    (
+        "name = \"orders\"\ndiscovery.fixed = [\"10.0.0.1:5432\"]",
+        "name = \"orders\"\npatroni.port = 8009\ndiscovery.kubernetes = { namespace = \"db\", selector = \"a=b\", preset = \"crunchy\" }",
+        r#"8:1: cluster.patroni: is of no use with preset = "crunchy": ask that operator itself for a switchover"#,
     ),
     (
         "name = \"orders\"",

@@ -240,11 +240,17 @@ fn what_patroni_refuses_is_told_word_for_word_and_clients_go_on() {
     let (writes, longest) = writer.finish(&runtime);
     assert!(writes > 0 && longest < Duration::from_secs(5), "{writes} writes, {longest:?}");
     assert_eq!(moor.metric("pgmoor_switchovers_total{cluster=\"demo\",outcome=\"refused\"}"), 2.0);
-    for (path, outcome) in [("/switchover?to=c", "unknown_pod"), ("/switchover?to=a", "unfit"), ("/switchover?from=b", "not_primary")] {
+    for (path, outcome) in
+        [("/switchover?to=c", "unknown_pod"), ("/switchover?to=a", "unfit"), ("/switchover?from=b", "not_primary")]
+    {
         let (_, told) = post(&moor, path, "");
         assert_eq!(told["outcome"], outcome, "{path}: {told}");
     }
-    assert_eq!(post(&moor, "/switchover", "").1["outcome"], "unfit", "b drains: it was told to, as it is not the primary");
+    assert_eq!(
+        post(&moor, "/switchover", "").1["outcome"],
+        "unfit",
+        "b drains: it was told to, as it is not the primary"
+    );
     assert_eq!(patroni.asked(), [r#"{"leader":"a","candidate":"b"}"#, r#"{"leader":"a"}"#]);
 }
 
@@ -346,4 +352,37 @@ fn one_at_a_time_over_several_pgmoors_and_it_goes_on_without_its_client() {
     }
     assert_eq!(psql(pair.b, "select count(*) from ledger"), sum.to_string(), "every write once, through either");
     drop(patroni.asked());
+}
+
+#[test]
+fn of_several_clusters_the_pod_tells_which() {
+    let pair = pair::shared();
+    let (x, y) = (pair.a, pair.b);
+    let cluster = format!(
+        "databases = [\"other\"]\ndiscovery.fixed = [\"x={x}\", \"y={y}\", \"b={y}\"]\nprobe.user = \"pgmoor\"\n\
+         [[cluster]]\nname = \"second\"\ndatabases = [\"app\"]"
+    );
+    let moor = Moor::start(&Plan { cluster, wait_primary: false, ..pair.plan() });
+    let known = || {
+        let status = moor.status()?;
+        let counts = status["clusters"].as_array()?.iter().map(|cluster| cluster["pods"].as_array().map(Vec::len));
+        (counts.collect::<Option<Vec<_>>>()? == [3, 2]).then_some(())
+    };
+    until("both clusters' pods", known);
+    for (path, status, outcome, cluster) in [
+        ("/drain?pod=y", 200, "drained", Some("demo")),
+        ("/drain?pod=a", 200, "drained", Some("second")),
+        ("/drain?pod=b", 400, "which_cluster", None),
+        ("/drain?pod=b&cluster=second", 200, "drained", Some("second")),
+        ("/drain?pod=c", 404, "unknown_pod", None),
+        ("/switchover", 400, "which_cluster", None),
+        ("/switchover?to=b", 400, "which_cluster", None),
+    ] {
+        let (is, told) = post(&moor, path, "");
+        assert_eq!(
+            (is, &told["outcome"], told["cluster"].as_str()),
+            (status, &outcome.into(), cluster),
+            "{path}: {told}"
+        );
+    }
 }

@@ -157,9 +157,11 @@ async fn order<T>(
 ) -> Response {
     let answer = match (orders::refusal((sources.token)().as_ref(), peer.ip(), headers), query) {
         (Some(refusal), _) => refusal,
-        (None, Err(error)) => {
-            Answer::new(StatusCode::BAD_REQUEST, "not_understood", format!("{}; there is:\n{ORDERS}", error.body_text()))
-        }
+        (None, Err(error)) => Answer::new(
+            StatusCode::BAD_REQUEST,
+            "not_understood",
+            format!("{}; there is:\n{ORDERS}", error.body_text()),
+        ),
         (None, Ok(Query(what))) => {
             let order = order(what);
             tracing::info!(%peer, ?order, "an operator's order");
@@ -268,7 +270,10 @@ mod tests {
         let door = open().await;
         let (status, answer) = door.ask("POST", "/drain?pod=pg-0&wait=3s", "").await;
         assert_eq!(status, 202, "{answer}");
-        assert!(answer.contains("\"outcome\":\"heard\"") && answer.contains("pod: pg-0, cluster: None, wait: Some(3s)"), "{answer}");
+        assert!(
+            answer.contains("\"outcome\":\"heard\"") && answer.contains("pod: pg-0, cluster: None, wait: Some(3s)"),
+            "{answer}"
+        );
         assert_eq!(door.ask("POST", "/switchover", "").await.0, 202);
         for (method, path, headers, wanted) in [
             ("GET", "/drain?pod=pg-0", "", 405),

@@ -73,7 +73,7 @@ pub struct Answer {
     /// How it went, as HTTP says it.
     pub status: StatusCode,
     /// The rest.
-    pub told: Told,
+    pub told: Box<Told>,
 }
 
 /// The JSON of an answer.
@@ -123,7 +123,7 @@ impl Answer {
     /// An answer with nothing but its words.
     pub fn new(status: StatusCode, outcome: &str, message: impl Into<String>) -> Self {
         let told = Told { outcome: outcome.to_owned(), message: message.into(), ..Told::default() };
-        Self { status, told }
+        Self { status, told: Box::new(told) }
     }
 }
 
@@ -136,7 +136,8 @@ pub(super) fn refusal(token: Option<&Password>, peer: IpAddr, headers: &HeaderMa
         }
         let local = peer.to_canonical().is_loopback();
         return (!local).then(|| {
-            let message = format!("{peer} is not this machine; write listen.admin_token_file to let others change things");
+            let message =
+                format!("{peer} is not this machine; write listen.admin_token_file to let others change things");
             Answer::new(StatusCode::FORBIDDEN, "forbidden", message)
         });
     };
@@ -199,9 +200,13 @@ mod tests {
     #[test]
     fn with_a_token_whoever_shows_it_orders() {
         let token = Password::new("moor");
-        for (value, may) in
-            [("Bearer moor", true), ("Bearer moo", false), ("Bearer moor ", false), ("moor", false), ("Basic moor", false)]
-        {
+        for (value, may) in [
+            ("Bearer moor", true),
+            ("Bearer moo", false),
+            ("Bearer moor ", false),
+            ("moor", false),
+            ("Basic moor", false),
+        ] {
             for peer in ["127.0.0.1", "10.0.0.1"] {
                 let refused = refusal(Some(&token), peer.parse().unwrap(), &headers(AUTHORIZATION, value));
                 assert_eq!(refused.is_none(), may, "{value}");

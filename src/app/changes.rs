@@ -198,6 +198,14 @@ mod tests {
             &["routing.lag_limit", "cluster.orders.lag_limit"],
         );
         check(&one("[log]\nlevel = \"debug\"\nformat = \"json\"", ""), &["log.level"], &["log.format"]);
+        let token = "[listen]\nrw = \"127.0.0.1:5432\"\nadmin_token_file = \"t\"";
+        let with_token = Config::parse(
+            &format!("{token}\n[auth]\nmethod = \"trust\"\n[[cluster]]\nname = \"orders\"\n{CLUSTER}"),
+            "pgmoor.toml",
+            &|_| None,
+            &|_| Ok("moor".to_owned()),
+        );
+        check(&with_token.unwrap(), &["listen.admin_token_file"], &[]);
         check(&one("[tls]\nmode = \"prefer\"\ncert = \"c\"\nkey = \"k\"", ""), &["tls"], &[]);
         check(
             &one("[listen]\nrw = \"127.0.0.1:1\"\nro = \"127.0.0.1:2\"\nadmin = []", ""),
@@ -209,9 +217,12 @@ mod tests {
     #[test]
     fn a_cluster_opens_to_others_at_once_but_is_watched_as_before() {
         check(
-            &one("", "databases = [\"a\"]\nusers = [\"u\"]\nlag_limit = \"7s\"\ntls.mode = \"require\""),
+            &one(
+                "",
+                "databases = [\"a\"]\nusers = [\"u\"]\nlag_limit = \"7s\"\ntls.mode = \"require\"\npatroni.port = 7",
+            ),
             &["cluster.orders.databases", "cluster.orders.users"],
-            &["cluster.orders.lag_limit", "cluster.orders.tls"],
+            &["cluster.orders.lag_limit", "cluster.orders.tls", "cluster.orders.patroni"],
         );
         // The databases that moved to the newcomer would be served by nobody.
         check(

@@ -71,13 +71,15 @@ impl Operator {
 
     async fn carry_out(&self, order: Order) -> Answer {
         let Ok(_place) = self.places.try_acquire() else {
-            return Answer::new(StatusCode::TOO_MANY_REQUESTS, "busy", format!("{AT_ONCE} orders are being carried out"));
+            return Answer::new(
+                StatusCode::TOO_MANY_REQUESTS,
+                "busy",
+                format!("{AT_ONCE} orders are being carried out"),
+            );
         };
         let ward = match &order {
             Order::Drain(drain) => self.ward(drain.cluster.as_ref(), Some(&drain.pod)),
-            Order::Switchover(order) => {
-                self.ward(order.cluster.as_ref(), order.from.as_ref().or(order.to.as_ref()))
-            }
+            Order::Switchover(order) => self.ward(order.cluster.as_ref(), order.from.as_ref().or(order.to.as_ref())),
         };
         match (ward, order) {
             (Err(answer), _) => answer,
@@ -96,9 +98,10 @@ impl Operator {
                 Answer::new(StatusCode::NOT_FOUND, "unknown_cluster", message)
             });
         }
-        let mut meant = self.wards.iter().filter(|ward| {
-            self.wards.len() == 1 || pod.is_some_and(|pod| ward.routes.borrow().pods.contains_key(pod))
-        });
+        let mut meant = self
+            .wards
+            .iter()
+            .filter(|ward| self.wards.len() == 1 || pod.is_some_and(|pod| ward.routes.borrow().pods.contains_key(pod)));
         match (meant.next(), meant.next(), pod) {
             (Some(only), None, _) => Ok(only),
             (None, _, Some(pod)) => Err(unknown(pod, "any cluster")),
@@ -168,7 +171,10 @@ impl Ward {
         let answer = match (was, drains) {
             (true, _) => Answer::new(StatusCode::OK, "undone", format!("{}: the mark is taken back", pod.name)),
             (false, true) => {
-                let message = format!("{} drains for another reason: it is being deleted, annotated, or switched away from", pod.name);
+                let message = format!(
+                    "{} drains for another reason: it is being deleted, annotated, or switched away from",
+                    pod.name
+                );
                 Answer::new(StatusCode::CONFLICT, "not_marked", message)
             }
             (false, false) => Answer::new(StatusCode::OK, "not_marked", format!("{} was not marked", pod.name)),
@@ -178,7 +184,8 @@ impl Ward {
 
     fn about(&self, mut answer: Answer, pod: &PodName, left: Option<usize>) -> Answer {
         let about = Told { cluster: Some(self.name.to_string()), from: Some(pod.to_string()), left, ..Told::default() };
-        answer.told = Told { outcome: answer.told.outcome, message: answer.told.message, ..about };
+        let Told { outcome, message, .. } = *answer.told;
+        *answer.told = Told { outcome, message, ..about };
         answer
     }
 

@@ -163,10 +163,14 @@ mod tests {
         let args = Args::try_parse_from(["pgmoor", "status", "--json"]).unwrap();
         assert!(matches!(args.command, Command::Status(it) if it.json && !it.watch && it.admin == "127.0.0.1:9187"));
         assert!(Args::try_parse_from(["pgmoor", "run"]).is_err());
-        let args = Args::try_parse_from(["pgmoor", "drain", "pg-0", "--wait", "30s", "--admin", "a:1", "--admin", "b:2"]).unwrap();
+        let args =
+            Args::try_parse_from(["pgmoor", "drain", "pg-0", "--wait", "30s", "--admin", "a:1", "--admin", "b:2"])
+                .unwrap();
         assert!(matches!(args.command, Command::Drain(it) if it.pod == "pg-0" && it.whom.admin == ["a:1", "b:2"]));
         let args = Args::try_parse_from(["pgmoor", "switchover", "--to", "pg-1"]).unwrap();
-        assert!(matches!(args.command, Command::Switchover(it) if it.wait == "60s" && it.whom.admin == ["127.0.0.1:9187"]));
+        assert!(
+            matches!(args.command, Command::Switchover(it) if it.wait == "60s" && it.whom.admin == ["127.0.0.1:9187"])
+        );
     }
 
     #[test]

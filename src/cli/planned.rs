@@ -195,7 +195,9 @@ impl Query {
             for byte in value.bytes() {
                 match byte {
                     // RFC 3986, 2.3: what stands for itself.
-                    b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => self.0.push(char::from(byte)),
+                    b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                        self.0.push(char::from(byte))
+                    }
                     _ => self.0.push_str(&format!("%{byte:02X}")),
                 }
             }
@@ -219,7 +221,9 @@ mod tests {
     fn a_token_is_one_line() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("token");
-        for (text, wanted) in [("moor\n", Some("moor")), ("moor", Some("moor")), ("", None), ("\n", None), ("a\r\nX: b", None)] {
+        for (text, wanted) in
+            [("moor\n", Some("moor")), ("moor", Some("moor")), ("", None), ("\n", None), ("a\r\nX: b", None)]
+        {
             std::fs::write(&file, text).unwrap();
             assert_eq!(token(Some(&file)).ok().flatten().as_deref(), wanted, "{text:?}");
         }

@@ -7,7 +7,7 @@ use super::cluster::Databases;
 use super::complain::ConfigError;
 use super::read::{Section, Source, Value, Zero};
 use super::{
-    Auth, AuthMethod, ClientTls, Config, Continuity, Limits, Listen, Log, LogFormat, LogLevel, Password, Replay,
+    Auth, AuthMethod, ClientTls, CommitGuard, Config, Continuity, Limits, Listen, Log, LogFormat, LogLevel, Password, Replay,
     Routing, Secret, TlsFiles, Users, build_cluster,
 };
 use crate::ids::Zone;
@@ -218,7 +218,11 @@ fn continuity(section: &Section<'_>) -> Result<Continuity> {
         drain_deadline: section.value_of("drain_deadline")?.duration(Zero::Allowed)?,
         ask: section.value_of("ask")?.flag()?.then_some(ask_timeout),
         replay: section.value_of("replay")?.flag()?.then_some(replay),
-        commit_guard: section.value_of("commit_guard")?.choice(&[("off", false), ("on", true)])?,
+        commit_guard: section.value_of("commit_guard")?.choice(&[
+            ("off", CommitGuard::Off),
+            ("pipelined", CommitGuard::Pipelined),
+            ("on", CommitGuard::On),
+        ])?,
     })
 }
 

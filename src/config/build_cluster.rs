@@ -150,7 +150,8 @@ fn patroni(section: &Section<'_>, discovery: &Discovery) -> Result<Option<Patron
         Discovery::Kubernetes(kubernetes) if !kubernetes.preset.takes_switchovers() => {
             if section.is_written() {
                 let preset = kubernetes.preset.as_str();
-                let problem = format!("is of no use with preset = {preset:?}: ask that operator itself for a switchover");
+                let problem =
+                    format!("is of no use with preset = {preset:?}: ask that operator itself for a switchover");
                 return Err(section.wrong("", problem));
             }
             false

@@ -43,7 +43,15 @@ const SECTIONS: &[(&str, &[Key])] = &[
             key("cluster", Section),
         ],
     ),
-    ("listen", &[key("rw", Nothing), key("ro", Nothing), key("admin", Means("\"127.0.0.1:9187\"")), key("admin_token_file", Nothing)]),
+    (
+        "listen",
+        &[
+            key("rw", Nothing),
+            key("ro", Nothing),
+            key("admin", Means("\"127.0.0.1:9187\"")),
+            key("admin_token_file", Nothing),
+        ],
+    ),
     ("tls", &[key("mode", Means("\"off\"")), key("cert", Nothing), key("key", Nothing), key("client_ca", Nothing)]),
     ("auth", &[key("method", Means("\"scram-sha-256\"")), key("users_file", Nothing)]),
     (

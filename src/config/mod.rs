@@ -170,8 +170,19 @@ pub struct Continuity {
     pub ask: Option<Duration>,
     /// Run a lost transaction again on the next primary; `None`: it is lost.
     pub replay: Option<Replay>,
-    /// Ask for what tells a COMMIT's outcome, before every COMMIT of a transaction that wrote.
-    pub commit_guard: bool,
+    /// Whether a COMMIT whose answer is lost can be told as what it was.
+    pub commit_guard: CommitGuard,
+}
+
+/// When the server is asked for what tells a COMMIT's outcome.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CommitGuard {
+    /// Never.
+    Off,
+    /// In the packet of the COMMIT of a transaction that wrote: it stays in doubt if even that answer is lost.
+    Pipelined,
+    /// Before the COMMIT of a transaction that wrote, which waits for the answer: one that was not sent is not in doubt.
+    On,
 }
 
 /// The bounds of running a lost transaction again.

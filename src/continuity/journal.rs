@@ -103,6 +103,11 @@ impl Journal {
         self.spoiled.map_or(Ok(&self.requests), Err)
     }
 
+    /// Whole, and nothing is in it.
+    pub fn is_blank(&self) -> bool {
+        self.spoiled.is_none() && self.requests.is_empty()
+    }
+
     /// These bytes of the client's go to the backend. While a replay is fed, they are the journal's own.
     pub fn sent(&mut self, bytes: &[u8]) {
         let end = self.end();

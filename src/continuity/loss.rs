@@ -163,6 +163,9 @@ impl Pipeline {
             let committed_later = later_commits(&units[at + 1..], &walks[at + 1..]);
             let answer = judge(unit, walks[at].end, status, committed_later);
             status = answer.status;
+            if at == 0 && answer.word == Word::Nothing && !unit.told && status == TxStatus::Idle {
+                state.ready(TxStatus::Idle); // it was committed, and what it set with it
+            }
             if !unit.closed && answer.word == Word::Nothing && !unit.told {
                 continue; // an open unit of which nothing is lost goes on elsewhere
             }

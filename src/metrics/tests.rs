@@ -123,3 +123,17 @@ fn what_happened_is_counted_under_its_label() {
         assert_eq!(value(&metrics, series), Some(count), "{series}");
     }
 }
+
+#[test]
+fn planned_moves_are_counted_by_cluster() {
+    let metrics = Metrics::new().unwrap();
+    let cluster = ClusterName::new("orders");
+    metrics.switchover(&cluster, "switched");
+    metrics.switchover(&cluster, "refused");
+    metrics.switchover(&cluster, "refused");
+    metrics.drain_marks(&cluster, 2);
+    metrics.drain_marks(&cluster, 1);
+    let refused = r#"pgmoor_switchovers_total{cluster="orders",outcome="refused"}"#;
+    assert_eq!(value(&metrics, refused), Some(2.0));
+    assert_eq!(value(&metrics, r#"pgmoor_drain_marks{cluster="orders"}"#), Some(1.0));
+}

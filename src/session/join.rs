@@ -134,8 +134,10 @@ pub(super) async fn join(order: Order) -> Result<Joined, JoinError> {
     }
     let began = Instant::now();
     let restored = timeout_at(began + order.timeout, restore(&mut talk, way)).await;
-    let status = restored.unwrap_or_else(|_| Err(while_talking("restoring", Broken::Late)))?;
-    permit.into_iter().for_each(Permit::succeeded);
+    let restored = restored.unwrap_or_else(|_| Err(while_talking("restoring", Broken::Late)));
+    let end = if matches!(restored, Err(JoinError::Later(..))) { Permit::failed } else { Permit::succeeded };
+    permit.into_iter().for_each(end);
+    let status = restored?;
     order.metrics.joined(JoinStep::Restore, began.elapsed());
     let (stream, received, parameters) = talk.end();
     Ok(Joined { target: order.target, stream, received, parameters, key, status, verdict })

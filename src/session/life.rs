@@ -37,7 +37,7 @@ use super::{LAST_WORD, Realm, Shared, answer};
 
 mod parting;
 
-use parting::take_leave;
+use parting::{DRAINED, take_leave};
 
 /// Waits between two tries to join, at first and at most.
 const RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(250));
@@ -102,6 +102,7 @@ impl Life {
     /// A session of an authenticated client, without a backend yet.
     pub(super) fn new(shared: Arc<Shared>, client: Client, place: Place, gauge: SessionGauge) -> Self {
         let terms = &shared.terms;
+        let writes = client.need == Need::Write;
         let settings = Settings {
             need: client.need,
             zone: shared.zone.clone(),
@@ -111,7 +112,7 @@ impl Life {
             retry_most: RETRY.1,
         };
         Self {
-            relay: Relay::new(client.stream, &client.leftover, terms, Arc::clone(&shared.metrics)),
+            relay: Relay::new(client.stream, &client.leftover, terms, writes, Arc::clone(&shared.metrics)),
             machine: Continuity::new(settings),
             routes: client.realm.routes.clone(),
             realm: client.realm,
@@ -186,7 +187,7 @@ impl Life {
                     self.want_if_needed();
                 }
                 Command::Evict => {
-                    if let Some(end) = self.part("drained") {
+                    if let Some(end) = self.part(DRAINED) {
                         return Some(end);
                     }
                     self.want_if_needed();
@@ -440,7 +441,7 @@ impl Life {
         if !self.greeted {
             return Some(End::Said(complaint.fatal()));
         }
-        let status = self.relay.pipeline.status();
+        let status = self.relay.status();
         self.relay.refuse(&complaint, status);
         None
     }
@@ -457,7 +458,11 @@ impl Life {
             }
             End::Quoted(body) => answer::quote(&mut message, &body),
         }
+        if self.relay.is_open() {
+            self.call_off();
+        }
         self.place.moor(None);
+        (self.joining, self.held) = (None, None); // nobody waits behind a client that reads nothing
         if !message.is_empty() {
             self.relay.say(&message);
         }

@@ -23,7 +23,7 @@ use tracing::{Instrument, debug, info, info_span};
 
 use crate::backend;
 use crate::backend::gate::Gates;
-use crate::config::{Databases, Endpoint, Replay};
+use crate::config::{CommitGuard, Databases, Endpoint, Replay};
 use crate::error::{Code, Complaint};
 use crate::ids::{ClusterName, PodId, PodName, Zone};
 use crate::metrics::{Metrics, SessionState};
@@ -96,7 +96,7 @@ pub struct Terms {
     /// Whether and how a lost transaction is run again.
     pub replay: Option<Replay>,
     /// Ask before every COMMIT for what tells its outcome.
-    pub guard: bool,
+    pub guard: CommitGuard,
     /// One protocol message, in bytes.
     pub message_size: usize,
     /// What is remembered of one session, in bytes.

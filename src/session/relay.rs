@@ -12,7 +12,7 @@ use bytes::BytesMut;
 use tokio::io::AsyncWriteExt;
 
 use crate::continuity::journal::Journal;
-use crate::continuity::loss::{Answer, Word};
+use crate::continuity::loss::{Aftermath, Answer, Word};
 use crate::continuity::pipeline::Pipeline;
 use crate::continuity::state::State;
 use crate::error::{Code, Complaint};
@@ -32,6 +32,7 @@ use replay::Lost;
 
 pub(super) use replay::Fate;
 
+mod begin;
 mod guard;
 mod observe;
 mod replay;
@@ -150,11 +151,15 @@ pub(super) struct Relay {
     parked: Option<Box<Pipe>>,
     /// A message of a backend that is gone is half delivered.
     half: bool,
+    /// The client was told that its transaction has begun, and the backend has not heard of it.
+    begun: bool,
+    /// The session goes to a primary.
+    writes: bool,
 }
 
 impl Relay {
     /// A logged-in client, no backend yet. `leftover`: bytes it sent beyond its login.
-    pub(super) fn new(client: Stream, leftover: &[u8], terms: &Terms, metrics: Arc<Metrics>) -> Self {
+    pub(super) fn new(client: Stream, leftover: &[u8], terms: &Terms, writes: bool, metrics: Arc<Metrics>) -> Self {
         let limit = u32::try_from(terms.message_size).unwrap_or(u32::MAX);
         let mut up = Pipe::new(FROM_CLIENT, limit);
         up.append(leftover);
@@ -178,6 +183,8 @@ impl Relay {
             lost: None,
             parked: None,
             half: false,
+            begun: false,
+            writes,
         }
     }
 
@@ -412,6 +419,8 @@ impl Relay {
     pub(super) fn refuse(&mut self, complaint: &Complaint, status: TxStatus) -> bool {
         let Some((tag, _)) = self.up.peek() else { return false };
         self.metrics.error(complaint.code);
+        let status = if std::mem::take(&mut self.begun) { TxStatus::Failed } else { status };
+        self.turn_page(if status == TxStatus::Idle { Aftermath::Clean } else { Aftermath::Failed });
         let mut message = BytesMut::new();
         answer::complain(&mut message, complaint);
         if matches!(tag, frontend::QUERY | frontend::FUNCTION_CALL) {

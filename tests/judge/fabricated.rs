@@ -8,7 +8,12 @@ use crate::expected::Expected;
 use crate::history::{Did, Entry, Found, Kind, Op, Told};
 use crate::verdict::{Rules, Verdict, Violation, judge};
 
-const RULES: Rules = Rules { opening: 100, hold: Duration::from_secs(30), patience: Duration::from_secs(60) };
+/// A storm over everything, but for its last part.
+fn rules() -> Rules {
+    let (hold, patience) = (Duration::from_secs(30), Duration::from_secs(60));
+    let storms = vec![(Duration::ZERO, Duration::from_secs(2)), (Duration::from_secs(3), Duration::from_secs(100))];
+    Rules { opening: 100, hold, patience, storms, unknown: 3 }
+}
 
 /// A small run with one of everything, all as it should be.
 struct Run {
@@ -61,7 +66,7 @@ fn right() -> Run {
 
 impl Run {
     fn judge(&self) -> Verdict {
-        judge(&RULES, &self.ops, &self.found)
+        judge(&rules(), &self.ops, &self.found)
     }
 
     /// One more operation of client 1 at the end.
@@ -260,4 +265,24 @@ fn a_session_that_is_not_as_it_was_is_found() {
     assert_eq!(expected.compare(&some("two")), [""; 0]);
     assert_eq!(expected.compare(&some("one")).len(), 1, "and which it is stays so");
     assert_eq!(expected.compare(&[]).len(), 1);
+}
+
+#[test]
+fn a_lost_answer_while_all_is_well_is_found() {
+    for told in [Told::Lost, Told::Unknown] {
+        let mut run = right().and(Kind::Setting, told, Did::Nothing);
+        let last = run.ops.last_mut().unwrap();
+        (last.began, last.ended) = (Duration::from_secs(99), Duration::from_secs(101));
+        assert_eq!(run.judge().violations, [], "it began in the storm");
+        run.ops.last_mut().unwrap().began = Duration::from_millis(100_001);
+        assert_eq!(run.judge().violations, [Violation::Unprovoked(run.last())]);
+    }
+}
+
+#[test]
+fn too_many_unknown_outcomes_are_found() {
+    let more = |run: Run| run.and(Kind::Setting, Told::Unknown, Did::Nothing);
+    let run = more(more(right()));
+    assert_eq!(run.judge().violations, []);
+    assert_eq!(more(run).judge().violations, [Violation::Unknowns(4, 3)]);
 }

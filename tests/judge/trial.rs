@@ -33,6 +33,9 @@ const HOLD: Duration = Duration::from_secs(60);
 /// One step of one operation: a hold, a replay, and what a busy machine needs.
 const PATIENCE: Duration = Duration::from_secs(110);
 
+/// What a client notices of an event so long after the cluster is whole is still the event's doing.
+const LATE: Duration = Duration::from_secs(2);
+
 /// How long a run goes on.
 #[derive(Clone, Copy, Debug)]
 pub enum Length {
@@ -91,7 +94,7 @@ async fn trial(stage: Arc<Stage>, plan: Plan, wires: Wires) {
     stop.store(true, Ordering::Relaxed);
     let ops: Vec<Op> = join_all(clients).await.into_iter().flat_map(Result::unwrap).collect();
     let found = audit::look(&stage).await.unwrap();
-    let rules = Rules { opening: OPENING, hold: HOLD, patience: PATIENCE };
+    let rules = rules(plan, &happened, trouble.is_some());
     let verdict = judge(&rules, &ops, &found);
     journal.note("the end");
     stage.tell(&format!("seed {}\n{}", plan.seed, report::tables(&verdict, &ops, &happened)));
@@ -115,6 +118,18 @@ async fn trial(stage: Arc<Stage>, plan: Plan, wires: Wires) {
         text.push_str(&format!("the cluster itself: {trouble}\n"));
     }
     panic!("{text}");
+}
+
+/// What holds for this run. After an event that was not played to its end nothing is known to be well.
+fn rules(plan: Plan, happened: &[Happened], broken_off: bool) -> Rules {
+    let mut storms: Vec<_> = happened.iter().map(|event| (event.began, event.whole + LATE)).collect();
+    if broken_off {
+        let last = happened.last().map_or(Duration::ZERO, |event| event.whole);
+        storms.push((last, Duration::MAX));
+    }
+    // Each client has one request in flight when a fault strikes; two faults may strike one after the other.
+    let unknown = 2 * plan.clients as usize * storms.len();
+    Rules { opening: OPENING, hold: HOLD, patience: PATIENCE, storms, unknown }
 }
 
 /// The tables, and accounts with their opening balance.

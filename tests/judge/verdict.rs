@@ -8,7 +8,7 @@ use crate::counter::Counter;
 use crate::history::{Did, Entry, Found, Kind, Op, Told, Tx};
 
 /// What holds for a run.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Rules {
     /// The balance every account began with.
     pub opening: i64,
@@ -16,6 +16,10 @@ pub struct Rules {
     pub hold: Duration,
     /// The longest one operation may take.
     pub patience: Duration,
+    /// When something was wrong with the cluster, from and to. Only then may an answer be lost.
+    pub storms: Vec<(Duration, Duration)>,
+    /// How often nobody may know the outcome, at most: 08007.
+    pub unknown: usize,
 }
 
 /// A broken promise.
@@ -71,6 +75,10 @@ pub enum Violation {
     TooEarly(Op),
     /// An answer that may not be.
     Wrong(Op),
+    /// 40001, 08007 or 57P03 while all was well.
+    Unprovoked(Op),
+    /// 08007 is not rare: so often, and at most this was allowed.
+    Unknowns(usize, usize),
 }
 
 impl Violation {
@@ -91,8 +99,13 @@ impl Violation {
             | Self::Dropped(op)
             | Self::Stuck(op)
             | Self::TooEarly(op)
-            | Self::Wrong(op) => Some(op.ended),
-            Self::FromNowhere(_) | Self::Money { .. } | Self::Balance { .. } | Self::Counter(..) => None,
+            | Self::Wrong(op)
+            | Self::Unprovoked(op) => Some(op.ended),
+            Self::Unknowns(..)
+            | Self::FromNowhere(_)
+            | Self::Money { .. }
+            | Self::Balance { .. }
+            | Self::Counter(..) => None,
         }
     }
 }
@@ -123,6 +136,8 @@ impl fmt::Display for Violation {
             Self::Stuck(op) => write!(f, "no answer in time: {op}"),
             Self::TooEarly(op) => write!(f, "refused before the hold time was over: {op}"),
             Self::Wrong(op) => write!(f, "an answer that may not be: {op}"),
+            Self::Unprovoked(op) => write!(f, "told so while all was well: {op}"),
+            Self::Unknowns(count, most) => write!(f, "{count} operations were told 08007, {most} at most may be"),
         }
     }
 }
@@ -145,6 +160,10 @@ pub fn judge(rules: &Rules, ops: &[Op], found: &Found) -> Verdict {
         *verdict.tally.entry((op.kind, op.told.clone())).or_default() += 1;
         verdict.answer(rules, op);
         verdict.presence(op, found);
+    }
+    let unknown = ops.iter().filter(|op| op.told == Told::Unknown).count();
+    if unknown > rules.unknown {
+        verdict.add(Violation::Unknowns(unknown, rules.unknown));
     }
     verdict.strangers(ops, found);
     verdict.money(rules, ops, found);
@@ -170,6 +189,10 @@ impl Verdict {
             Told::Done | Told::Lost | Told::Unknown | Told::Refused | Told::Conflict => {
                 if op.took() > rules.patience {
                     self.add(Violation::Stuck(op.clone()));
+                }
+                let stormy = rules.storms.iter().any(|(from, to)| *from <= op.ended && op.began <= *to);
+                if !stormy && matches!(op.told, Told::Lost | Told::Unknown | Told::Refused) {
+                    self.add(Violation::Unprovoked(op.clone()));
                 }
             }
         }

@@ -1,5 +1,6 @@
 //! Where replay ends: switched off, the cap, the deadline, a client that leaves, a cancel, losses one after the other.
 
+use std::io::{Read as _, Write as _};
 use std::time::{Duration, Instant};
 
 use super::pair::{Moor, Pair, Plan, psql, until};
@@ -104,11 +105,12 @@ fn the_deadline_is_on_the_replay_itself_too() {
     let began = Instant::now();
     c.say("select 1", "!40001 E");
     assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
-    // Nothing of it is left on the server, where it waited for the gate.
-    s.until_seen("wait_event_type = 'Lock'", 0);
     c.say("rollback", "ROLLBACK I");
-    drop(gate);
+    gate.hang_up();
     c.say("select count(*) from t", "0 SELECT 1 I");
+    // What the given-up backend held is free.
+    c.say("insert into t values (1, 'again')", "INSERT 0 1 I");
+    s.until_seen("true", 1);
     assert_eq!(refused(&moor, "deadline"), 1.0, "{}", moor.get("/metrics").unwrap().1);
 }
 
@@ -142,12 +144,14 @@ fn a_replay_is_cancelled() {
 #[test]
 fn a_client_leaves_during_its_replay() {
     let stage = shared();
+    let moor = moor(&stage, "");
     let s = Scene::new(stage, "leaver", None);
-    let (mut c, mut gate) = replaying_at_the_gate(&s, &s.stage.moor);
+    let (mut c, mut gate) = replaying_at_the_gate(&s, &moor);
     c.put(&frame(b'X', b""));
     c.hang_up();
-    s.until_seen("true", 0);
+    until("pgmoor to let it go", || (counted(&moor, "pgmoor_sessions", &[]) == 0.0).then_some(()));
     gate.say("commit", "COMMIT I");
+    s.until_seen("true", 0);
     s.holds("select count(*) from t", "0");
 }
 
@@ -190,8 +194,6 @@ fn nobody_comes_for_long_and_then_one_after_the_other() {
     until("some to be held", || (moor.metric("pgmoor_holds") >= 2.0).then_some(()));
     asks.hear("!40001 E");
     assert!(began.elapsed() >= Duration::from_millis(900) && began.elapsed() < Duration::from_secs(10));
-    asks.say("select 1", "!25P02 E");
-    asks.say("rollback", "ROLLBACK I");
     silent.say("select 1", "!40001 E");
     commits.say("commit", "!40001 I");
     leaver.hang_up();
@@ -212,13 +214,64 @@ fn nobody_comes_for_long_and_then_one_after_the_other() {
     kept.say("select id, body from t order by body", "4,a 4,b SELECT 2 T");
     kept.say("commit", "COMMIT I");
     assert_eq!(psql(pair.b, "select string_agg(id::text, ' ') from t"), "4 4", "at the gate: {at_the_gate:?}");
+    for c in [&mut asks, &mut silent] {
+        c.say("select 1", "!25P02 E");
+        c.say("rollback", "ROLLBACK I");
+    }
     for c in [&mut asks, &mut commits] {
         c.say("select count(*) from t", "2 SELECT 1 I");
     }
-    silent.say("rollback", "ROLLBACK I");
     let left = "select count(*) from pg_stat_activity where application_name = 'client' and state like 'idle in%'";
     until("no transaction to be open", || (psql(pair.b, left) == "0").then_some(()));
     assert_eq!(counted(&brief, "pgmoor_replays_total", &["reason=\"deadline\""]), 3.0);
+}
+
+/// A planned move: what is still open when the pod has drained long enough is run again elsewhere.
+#[test]
+fn a_pod_drains_past_its_deadline() {
+    let pair = Pair::start("");
+    psql(pair.a, "create table t (id int, body text)");
+    psql(
+        pair.a,
+        "create table wide as select g as id, repeat(md5(g::text), 10) as body from generate_series(1, 100000) g",
+    );
+    pair.caught_up();
+    let moor = Moor::start(&Plan { continuity: "drain_deadline = \"1s\"".to_owned(), ..pair.plan() });
+    let begun = |id: u32| {
+        let mut c = Raw::login_with(moor.rw(), &[("application_name", "client")]);
+        c.say("begin", "BEGIN T");
+        c.say(&format!("insert into t values ({id}, 'a')"), "INSERT 0 1 T");
+        c
+    };
+    let (mut open, mut commits, mut reads, mut told) = (begun(1), begun(2), begun(3), begun(4));
+    assert_eq!(told.run("select clock_timestamp()").status, 'T');
+    reads.put(&query("select id, body from wide order by id"));
+    let stuck = "select count(*) from pg_stat_activity where wait_event = 'ClientWrite'";
+    until("the reader to be stuck", || (psql(pair.a, stuck) == "1").then_some(()));
+    let mut finishes = begun(5);
+    let began = Instant::now();
+    let mut order = std::net::TcpStream::connect(moor.admin()).unwrap();
+    order.write_all(b"POST /drain?pod=a HTTP/1.1\r\nhost: pgmoor\r\nconnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    order.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 20"), "{answer}");
+    finishes.say("commit", "COMMIT I");
+    let left = "select count(*) from pg_stat_activity where application_name = 'client'";
+    until("all to leave", || (psql(pair.a, left) == "0").then_some(()));
+    assert!(began.elapsed() > Duration::from_millis(900), "{:?}", began.elapsed());
+    open.put(&query("insert into t values (1, 'b')"));
+    pair.caught_up();
+    pair.stop();
+    pair.promote();
+    open.hear("INSERT 0 1 T");
+    open.say("commit", "COMMIT I");
+    commits.say("commit", "COMMIT I");
+    let reply = reads.reply();
+    assert_eq!((reply.rows.len(), reply.status), (100_000, 'T'));
+    reads.say("commit", "COMMIT I");
+    told.say("select 1", "!40001 E");
+    told.say("rollback", "ROLLBACK I");
+    assert_eq!(psql(pair.b, "select string_agg(id || body, ' ' order by id, body) from t"), "1a 1b 2a 3a 5a");
 }
 
 /// Fifty at once, each with its own data.
@@ -242,6 +295,9 @@ fn fifty_open_transactions() {
         })
         .collect();
     pair.kill9();
+    // A COMMIT that is sent to a dying server is another matter.
+    let attached = r#"pgmoor_sessions{endpoint="rw",state="attached"}"#;
+    until("all losses to be noticed", || (moor.metric(attached) == 0.0).then_some(()));
     for (id, c) in clients.iter_mut().enumerate() {
         c.put(&[query(&format!("insert into t values ({id}, 5, '')")), query("commit")].concat());
     }

@@ -1,6 +1,6 @@
 //! The extended protocol in an open transaction: statements, portals, row limits, pipelines.
 
-use super::raw::{Raw, about, bind, execute, frame, parse, query, sync, unit};
+use super::raw::{Raw, about, bind, cancel, execute, frame, parse, query, sync, unit};
 use super::stage::{Scene, Talk as _, said, scenes};
 
 scenes![
@@ -21,6 +21,8 @@ scenes![
     as_psycopg_does,
     as_jdbc_does,
     as_tokio_postgres_does,
+    function_calls,
+    cancelled_where_it_is_now,
 ];
 
 /// Wants an answer of these tags, and this in short.
@@ -367,4 +369,45 @@ fn as_tokio_postgres_does(s: &Scene) {
     hear(&mut c, "CZ", "RELEASE T");
     hear(&mut c, "CZ", "COMMIT I");
     s.holds("select id from t order by id", "1 2 3");
+}
+
+/// FunctionCall of `int4pl`, in text.
+fn add(left: &str, right: &str) -> Vec<u8> {
+    let mut body = 177_u32.to_be_bytes().to_vec();
+    body.extend([0, 0, 0, 2]);
+    for value in [left, right] {
+        body.extend(u32::try_from(value.len()).unwrap().to_be_bytes());
+        body.extend(value.as_bytes());
+    }
+    body.extend([0, 0]);
+    frame(b'F', &body)
+}
+
+fn function_calls(s: &Scene) {
+    let mut c = begun(s);
+    c.say("insert into t values (1, 'a')", "INSERT 0 1 T");
+    c.put(&add("2", "3"));
+    hear(&mut c, "VZ", "T");
+    s.lose();
+    c.put(&add("4", "5"));
+    hear(&mut c, "VZ", "T");
+    c.say("commit", "COMMIT I");
+    s.holds("select id from t", "1");
+}
+
+/// The client's key is for the backend it has now.
+fn cancelled_where_it_is_now(s: &Scene) {
+    let mut c = begun(s);
+    c.say("insert into t values (1, 'a')", "INSERT 0 1 T");
+    s.lose();
+    c.say("savepoint s", "SAVEPOINT T");
+    let gate = s.gate();
+    c.put(&query("select id from gate"));
+    s.until_blocked(1);
+    cancel(s.stage.moor.rw(), c.key.0, &c.key.1);
+    c.hear("!57014 E");
+    gate.open();
+    c.say("rollback to s", "ROLLBACK T");
+    c.say("commit", "COMMIT I");
+    s.holds("select id from t", "1");
 }

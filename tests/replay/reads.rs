@@ -18,6 +18,10 @@ scenes![
     a_reader_in_a_read_only_transaction,
     copy_to_in_a_transaction,
     copy_to_by_itself,
+    lost_twice_in_one_answer,
+    a_text_that_sets_and_reads,
+    a_text_that_is_a_whole_transaction,
+    half_a_row_of_another_size,
 ];
 
 /// 100,000 rows of 330 bytes: more than all buffers between two ends hold, so that it is in flight while nobody reads.
@@ -259,4 +263,70 @@ fn copy_to_in_a_transaction(s: &Scene) {
 
 fn copy_to_by_itself(s: &Scene) {
     copy_out(s, 'I');
+}
+
+fn lost_twice_in_one_answer(s: &Scene) {
+    let mut c = s.client();
+    c.say("begin", "BEGIN T");
+    c.say("insert into t values (1, 'a')", "INSERT 0 1 T");
+    c.put(&query(WIDE));
+    head(&mut c, "T");
+    let next = read_rows(&mut c, 1, wide, |row| row < 50);
+    until_stuck(s, 1);
+    s.lose();
+    let next = read_rows(&mut c, next, wide, |row| row < 40_000);
+    s.lose_again();
+    let next = read_rows(&mut c, next, wide, |row| row < 80_000);
+    s.lose_again();
+    read_rows(&mut c, next, wide, |row| row <= 100_000);
+    c.hear("SELECT 100000 T");
+    c.say("commit", "COMMIT I");
+    s.holds("select id from t", "1");
+}
+
+/// Its settings are the session's, once.
+fn a_text_that_sets_and_reads(s: &Scene) {
+    let gate = s.gate();
+    let mut c = s.client();
+    c.put(&query("set work_mem = '7MB'; prepare p as select 'prepared'; select id from gate"));
+    s.until_blocked(1);
+    s.lose();
+    gate.open();
+    c.hear("1 SET PREPARE SELECT 1 I");
+    c.say("show work_mem", "7MB SHOW I");
+    c.say("execute p", "prepared SELECT 1 I");
+    s.lose_again();
+    c.say("show work_mem", "7MB SHOW I");
+    c.say("execute p", "prepared SELECT 1 I");
+}
+
+fn a_text_that_is_a_whole_transaction(s: &Scene) {
+    let gate = s.gate();
+    let mut c = s.client();
+    c.put(&query("begin read only; select count(*) from wide; select id from gate; commit; select 2"));
+    s.until_blocked(1);
+    s.lose();
+    gate.open();
+    c.hear("100000 1 2 BEGIN SELECT 1 SELECT 1 COMMIT SELECT 1 I");
+    c.say("select 'on'", "on SELECT 1 I");
+}
+
+/// Half a message is there, and its other half is not what it was: nothing true can be said any more.
+fn half_a_row_of_another_size(s: &Scene) {
+    let mut witness = s.witness();
+    witness.say("create table large as select id, body from huge", "SELECT 40 I");
+    let mut c = s.client();
+    c.say("begin", "BEGIN T");
+    c.say("insert into t values (1, 'a')", "INSERT 0 1 T");
+    c.put(&query("select id, body from large order by id"));
+    let bytes = cut_a_row(s, &mut c);
+    assert_eq!(bytes[0], b'T');
+    witness.say("update large set body = body || '!' where id = 1", "UPDATE 1 I");
+    s.lose();
+    // What had left for the client before the loss may still come, and be whole; then its connection ends.
+    let mut more = Vec::new();
+    let _ = c.stream.read_to_end(&mut more);
+    let all = [bytes, more].concat();
+    assert!(!all.windows(14).any(|part| part == b"SELECT 40\0Z\0\0\0"), "it was told that this was all");
+    s.holds("select count(*) from t", "0");
 }

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// Which way bytes go.
@@ -31,6 +32,8 @@ struct Line {
     /// Bytes seen: up, down.
     seen: Mutex<[u64; 2]>,
     order: Mutex<Option<(Way, u64, Fault)>>,
+    /// The end of one side is not passed on.
+    held: AtomicBool,
     /// Both sockets.
     ends: Mutex<Vec<TcpStream>>,
 }
@@ -83,6 +86,11 @@ impl Wire {
     /// Bytes that came since: up, down.
     pub(crate) fn seen(&self, name: &str) -> [u64; 2] {
         *self.line(name).seen.lock().unwrap()
+    }
+
+    /// An end of the connection is not passed on before [`Self::cut`].
+    pub(crate) fn hold_open(&self, name: &str) {
+        self.line(name).held.store(true, Ordering::SeqCst);
     }
 
     /// Closes it.
@@ -143,5 +151,7 @@ fn pump(mut from: TcpStream, mut to: TcpStream, way: Way, line: &Line) {
             break;
         }
     }
-    line.close();
+    if !line.held.load(Ordering::SeqCst) {
+        line.close();
+    }
 }

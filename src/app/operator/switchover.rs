@@ -110,7 +110,8 @@ impl Ward {
         let (from, timeline) = match &table.primary {
             Primary::Proven { pod, timeline } => (pod.clone(), *timeline),
             Primary::Nobody(why) => {
-                let message = format!("no primary of {} is proven ({}): there is nobody to switch from", self.name, why.as_str());
+                let message =
+                    format!("no primary of {} is proven ({}): there is nobody to switch from", self.name, why.as_str());
                 return Err(conflict("no_primary", message));
             }
         };
@@ -121,16 +122,22 @@ impl Ward {
             );
             return Err(conflict("no_patroni", message));
         };
-        let patroni = Patroni::new(config).map_err(|error| conflict("no_patroni", format!("cluster.patroni.ca: {error}")))?;
+        let patroni =
+            Patroni::new(config).map_err(|error| conflict("no_patroni", format!("cluster.patroni.ca: {error}")))?;
         let takes_over = |pod: &PodName| {
-            table.pods.get(pod).is_some_and(|route| matches!(route.role, Role::Replica { fit: true, .. }) && !route.draining)
+            table
+                .pods
+                .get(pod)
+                .is_some_and(|route| matches!(route.role, Role::Replica { fit: true, .. }) && !route.draining)
         };
         match &order.to {
             Some(to) if !table.pods.contains_key(to) => return Err(unknown(to, self.name.as_str())),
             Some(to) if *to == from.name => return Err(conflict("unfit", format!("{to} is the primary already"))),
             Some(to) if !takes_over(to) => {
                 let role = table.pods.get(to).map_or("unknown", |route| route.role.as_str());
-                let message = format!("{to} cannot take over: it is not a replica that is ready, near enough and staying (its role: {role})");
+                let message = format!(
+                    "{to} cannot take over: it is not a replica that is ready, near enough and staying (its role: {role})"
+                );
                 return Err(conflict("unfit", message));
             }
             None if !table.pods.keys().any(takes_over) => {
@@ -227,10 +234,12 @@ fn answer(plan: &Plan, handed: Handed, began: Instant, told: Told) -> Answer {
                 Some(Err(silence)) => (format!("Patroni {silence}"), None),
                 None => ("Patroni has not answered".to_owned(), None),
             };
-            let message =
-                format!("{word}; yet no primary but {from} is proven on a timeline above {}, and sessions wait no more", plan.timeline);
+            let message = format!(
+                "{word}; yet no primary but {from} is proven on a timeline above {}, and sessions wait no more",
+                plan.timeline
+            );
             Told { message, patroni, ..told }
         }
     };
-    Answer { status, told }
+    Answer { status, told: Box::new(told) }
 }

@@ -271,3 +271,22 @@ impl Drop for Count<'_> {
         self.running.fetch_sub(1, Ordering::Relaxed);
     }
 }
+
+#[test]
+fn one_who_is_just_leaving_is_given_no_turn() {
+    let (gates, pod) = narrow();
+    let running = now(gates.enter(&pod));
+    // On another thread: it hears nothing any more, and stands in the queue still.
+    let (give, ear) = oneshot::channel();
+    drop(ear);
+    gates.at(&pod, |gate| {
+        gate.queue.insert(gate.next_ticket, give);
+        gate.next_ticket += 1;
+    });
+    let mut last = pin!(gates.enter(&pod));
+    assert!(poll(last.as_mut()).is_pending());
+    assert_eq!(load(&gates, &pod), (1, 1, 2));
+    drop(running);
+    let Poll::Ready(_permit) = poll(last.as_mut()) else { panic!("the turn is lost") };
+    assert_eq!(load(&gates, &pod), (1, 1, 0));
+}

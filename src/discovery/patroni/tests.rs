@@ -67,7 +67,11 @@ async fn is_asked_for_a_switchover_in_its_own_terms() {
 #[tokio::test]
 async fn its_refusals_are_told_word_for_word() {
     let cases = [
-        ("HTTP/1.0 412 Precondition Failed\r\nContent-Type: text/html\r\n\r\nleader name does not match", 412, "leader name does not match"),
+        (
+            "HTTP/1.0 412 Precondition Failed\r\nContent-Type: text/html\r\n\r\nleader name does not match",
+            412,
+            "leader name does not match",
+        ),
         ("HTTP/1.1 503 x\r\nContent-Length: 17\r\n\r\nSwitchover failed", 503, "Switchover failed"),
         ("HTTP/1.1 401 Unauthorized\r\nTransfer-Encoding: chunked\r\n\r\n7\r\nno auth\r\n0\r\n\r\n", 401, "no auth"),
         ("HTTP/1.0 500 Oops\r\n\r\n", 500, ""),
@@ -87,7 +91,8 @@ async fn its_refusals_are_told_word_for_word() {
 async fn silence_says_whether_the_question_was_heard() {
     let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
     assert!(matches!(ask(free).await, Err(Silence::NotAsked(_))), "nobody listens");
-    for answer in ["", "HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\nSuccess", "SSH-2.0-OpenSSH\r\n\r\n", "HTTP/1.1 2"] {
+    for answer in ["", "HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\nSuccess", "SSH-2.0-OpenSSH\r\n\r\n", "HTTP/1.1 2"]
+    {
         let (port, _task) = says(answer).await;
         assert!(matches!(ask(port).await, Err(Silence::NoAnswer(_))), "{answer:?}");
     }
@@ -114,4 +119,47 @@ async fn a_slow_one_has_its_deadline() {
     let told = client(port, None).switchover(LOCAL, &"pg-0".into(), None, deadline).await;
     assert!(matches!(told, Err(Silence::NoAnswer(why)) if why.contains("time is over")));
     drop(listener);
+}
+
+#[tokio::test]
+async fn tls_is_spoken_with_whom_the_ca_vouches_for() {
+    use crate::net::tls::{ClientCerts, ServerFiles, TlsAcceptor};
+
+    let folder = tempfile::tempdir().unwrap();
+    let put = |name: &str, text: String| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let own = rcgen::generate_simple_self_signed(vec!["pg-0".to_owned()]).unwrap();
+    let other = rcgen::generate_simple_self_signed(vec!["pg-0".to_owned()]).unwrap();
+    let (cert, key) = (put("crt", own.cert.pem()), put("key", own.signing_key.serialize_pem()));
+    let strange = put("other", other.cert.pem());
+    let acceptor = TlsAcceptor::new(&ServerFiles { cert: cert.clone(), key, clients: ClientCerts::Ignore }).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        loop {
+            let (socket, _) = listener.accept().await.unwrap();
+            if let Ok(mut stream) = acceptor.accept(socket).await {
+                let mut request = Vec::new();
+                while !request.ends_with(b"}") {
+                    request.push(stream.read_u8().await.unwrap());
+                }
+                stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndone").await.unwrap();
+                stream.shutdown().await.unwrap();
+            }
+        }
+    });
+    let deadline = Instant::now() + Duration::from_secs(20);
+    for (ca, vouched) in [(cert, true), (strange, false)] {
+        let patroni = Patroni::new(&config::Patroni { port, login: None, ca: Some(ca) }).unwrap();
+        let told = patroni.switchover(LOCAL, &"pg-0".into(), None, deadline).await;
+        match vouched {
+            true => assert_eq!(told, reply(200, "done")),
+            false => assert!(matches!(told, Err(Silence::NotAsked(_))), "{told:?}"),
+        }
+    }
+    let missing = config::Patroni { port, login: None, ca: Some(folder.path().join("none")) };
+    assert!(Patroni::new(&missing).is_err());
 }

@@ -10,6 +10,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
+use crate::backend;
 use crate::continuity::commit::Verdict;
 use crate::continuity::{Input, Stage};
 use crate::error::{Code, Complaint};
@@ -19,6 +20,9 @@ use crate::topology::evidence::Suspicion;
 use crate::wire::message::write::frontend;
 
 use super::{End, Life};
+
+/// Why a session was evicted.
+pub(super) const DRAINED: &str = "drained";
 
 impl Life {
     /// Gives the backend up, everything carried.
@@ -52,9 +56,12 @@ impl Life {
     /// ends.
     pub(super) fn part(&mut self, reason: &'static str) -> Option<End> {
         let pod = self.berth.take()?;
+        let depth = self.relay.pipeline.depth();
+        if depth > 0 && reason == DRAINED {
+            self.call_off();
+        }
         self.place.moor(None);
         self.reason = reason;
-        let depth = self.relay.pipeline.depth();
         let pins = self.relay.state.pins();
         let fate = self.relay.wreck();
         info!(%pod, reason, in_flight = depth, ?fate, "backend lost");
@@ -112,6 +119,7 @@ impl Life {
         info!(why, "what was lost is not run again");
         self.shared.metrics.replayed(if why == "mismatch" { "mismatch" } else { "gave_up" }, why);
         self.replay_until = None;
+        self.call_off();
         self.berth = None;
         self.place.moor(None);
         self.joining = None;
@@ -122,6 +130,18 @@ impl Life {
         }
         self.want_if_needed();
         None
+    }
+
+    /// What runs on the backend is not wanted any more. PostgreSQL would notice the end of the connection only when it has
+    /// something to say: one that waits for a lock would wait on, and hold its own.
+    pub(super) fn call_off(&self) {
+        let berth = self.shared.registry.berth(self.place.key());
+        let Some((berth, key)) = berth.and_then(|berth| berth.key.clone().map(|key| (berth, key))) else { return };
+        let deadline = Instant::now() + self.shared.terms.connect;
+        tokio::spawn(async move {
+            // Who does not take it is gone, or will notice by itself.
+            let _ = backend::cancel(&berth.target, &key, deadline).await;
+        });
     }
 
     /// The client has half a message, whose other half is gone.

@@ -4,17 +4,19 @@ use std::collections::VecDeque;
 
 use bytes::BytesMut;
 
+use crate::config::CommitGuard;
 use crate::continuity::commit::Mark;
 use crate::continuity::guard::{Guard as Question, Progress, Reply};
 use crate::ids::PodName;
 use crate::wire::backend::ERROR_RESPONSE;
+use crate::wire::message::ErrorFields;
 
 pub(super) use crate::continuity::guard::End;
 
 /// One session's questions.
 #[derive(Debug)]
 pub(super) struct Guard {
-    on: bool,
+    mode: CommitGuard,
     /// Counting what was sent to a backend that is gone: nothing is asked.
     paused: bool,
     /// The question before the request at the front is on its way.
@@ -44,10 +46,10 @@ pub(super) enum Told {
 }
 
 impl Guard {
-    /// `on`: every COMMIT of a transaction that wrote is asked about.
-    pub(super) const fn new(on: bool) -> Self {
+    /// `mode`: whether a COMMIT of a transaction that wrote is asked about.
+    pub(super) const fn new(mode: CommitGuard) -> Self {
         Self {
-            on,
+            mode,
             paused: false,
             asked_for_this: false,
             pod: None,
@@ -61,7 +63,12 @@ impl Guard {
 
     /// Whether questions are put.
     pub(super) const fn is_on(&self) -> bool {
-        self.on && !self.paused
+        !matches!(self.mode, CommitGuard::Off) && !self.paused
+    }
+
+    /// The request at the front waits for the answer to the question before it.
+    pub(super) fn makes_wait(&self) -> bool {
+        self.asked_for_this && self.mode == CommitGuard::On && self.is_asking() && !self.paused
     }
 
     /// Counting what was sent to a backend that is gone.
@@ -127,7 +134,9 @@ impl Guard {
             }
             Progress::Failed => {
                 self.prepared = false;
-                self.failure = reply.error().map(error_response);
+                // A transaction that had failed before is told ROLLBACK, as ever.
+                let news = |body: &&[u8]| ErrorFields::read(body).is_ok_and(|fields| fields.code != "25P02");
+                self.failure = reply.error().filter(news).map(error_response);
                 let alone = tag != ERROR_RESPONSE;
                 self.out.pop_front();
                 if alone { Told::Last } else { Told::Failed }

@@ -80,6 +80,10 @@ impl Relay {
                 Verdict::Swallow => {
                     self.down.skip(count);
                     self.rows_matter_no_more();
+                    if let Some(suspicion) = self.dying {
+                        // What is sent from now on is not read: it waits for another.
+                        return Err(Event::BackendLost(suspicion));
+                    }
                 }
                 Verdict::Replace(message) => {
                     self.down.skip(count);
@@ -221,7 +225,10 @@ impl Reply<'_> {
                 *self.dying = Some(Suspicion::ShuttingDown);
                 Verdict::Swallow
             }
-            "40001" if fatal => Verdict::Swallow,
+            "40001" if fatal => {
+                *self.dying = Some(Suspicion::Vanished);
+                Verdict::Swallow
+            }
             _ if fatal => {
                 *self.ended = true;
                 Verdict::Pass

@@ -9,7 +9,7 @@
 //! Until then nothing of it is visible to the client, and nothing that may commit is sent.
 
 use std::collections::BTreeMap;
-use std::task::Context;
+use std::task::{Context, Poll};
 
 use bytes::{BufMut, BytesMut};
 
@@ -79,6 +79,10 @@ impl Relay {
         self.down.renew_source();
         self.guard.backend_gone();
         self.lost.take_if(|lost| lost.done);
+        if self.begun || self.is_beginning() {
+            self.begin_later();
+            return if self.half { Fate::Cut("half_delivered") } else { Fate::Unharmed };
+        }
         if self.lost.is_some() && (self.parked.is_none() || self.journal.is_verifying()) {
             self.unfeed();
             self.begin_again();
@@ -210,11 +214,12 @@ impl Relay {
     pub(super) fn poll_feed(&mut self, cx: &mut Context<'_>) -> Result<bool, Event> {
         let read = self.up.unseen();
         let fed = self.up.fill(self.journal.unfed(read));
-        if let Some(parked) = &mut self.parked
-            && self.farewell == Farewell::Not
-            && matches!(parked.poll_fill(cx, &mut self.client), std::task::Poll::Ready(Ok(0) | Err(_)))
-        {
-            self.farewell = Farewell::Unsaid;
+        while let (Some(parked), Farewell::Not) = (&mut self.parked, self.farewell) {
+            match parked.poll_fill(cx, &mut self.client) {
+                Poll::Ready(Ok(0) | Err(_)) => self.farewell = Farewell::Unsaid,
+                Poll::Ready(Ok(_)) => {}
+                Poll::Pending => break,
+            }
         }
         Ok(fed > 0)
     }
@@ -328,11 +333,11 @@ impl Relay {
 
     /// It cannot be run again: the client is told, and goes on.
     pub(in crate::session) fn fall_back(&mut self) -> Fate {
-        let Some(lost) = self.lost.take() else { return Fate::Unharmed };
         self.backend = None;
         self.half |= !self.down.cut_source();
         self.down.renew_source();
         self.guard.backend_gone();
+        let Some(lost) = self.lost.take() else { return self.begin_failed() };
         self.unfeed();
         let Lost { mut wreck, left: (state, kept), certain, .. } = *lost;
         self.state = state;
@@ -351,6 +356,17 @@ impl Relay {
         }
         self.tell(wreck);
         Fate::Told("fell_back")
+    }
+
+    /// A BEGIN was answered with something else than was foretold.
+    fn begin_failed(&mut self) -> Fate {
+        self.up.cut_sink();
+        let names = self.pipeline.kept();
+        self.pipeline.begin_again(names);
+        self.pipeline.settle(TxStatus::Failed);
+        self.untold = true;
+        self.turn_page(Aftermath::Untold);
+        Fate::Told("begin")
     }
 
     /// The COMMIT whose answer was lost took effect: this is its answer.
@@ -393,7 +409,7 @@ impl Relay {
     }
 
     /// What was said up to here is never run again. After a failed transaction that goes for what is said before its end.
-    fn turn_page(&mut self, after: Aftermath) {
+    pub(super) fn turn_page(&mut self, after: Aftermath) {
         self.journal.clear();
         if after != Aftermath::Clean {
             self.journal.spoil(Spoiled::Strange);

@@ -28,13 +28,21 @@ impl Relay {
             if self.farewell == Farewell::Said || (stop && self.pipeline.is_idle() && self.up.at_boundary()) {
                 return Ok(());
             }
-            if self.pipeline.is_full() && !self.guard.is_paused() {
-                return Ok(()); // its replies let it go on
+            let full = self.pipeline.is_full() && !self.guard.is_paused();
+            if full || self.is_beginning() {
+                return Ok(()); // the replies let it go on
+            }
+            if self.begun && self.up.peek().is_some_and(|(tag, _)| tag != frontend::TERMINATE) {
+                self.send_begin();
+                return Ok(());
             }
             if (self.untold || self.reading != Reading::Requests) && self.up.at_boundary() && !self.is_replaying() {
                 if !self.hold_back()? {
                     return Ok(());
                 }
+                continue;
+            }
+            if self.foretells() {
                 continue;
             }
             let sent = self.journal.position() + HEADER_LEN as u64;
@@ -50,6 +58,7 @@ impl Relay {
                             self.ask_before_commit(end);
                             continue;
                         }
+                        Before::Wait => return Ok(()),
                         Before::Stop => {
                             self.flush_once();
                             return Ok(());
@@ -119,6 +128,9 @@ impl Relay {
                 }
                 continue;
             }
+            if self.reading == Reading::Requests && (self.foretells() || self.answer_failed()) {
+                continue;
+            }
             let Some((tag, body)) = self.up.peek() else { return Ok(false) };
             match (tag, self.reading) {
                 (frontend::TERMINATE, _) => return Err(Event::Terminated),
@@ -129,7 +141,7 @@ impl Relay {
                     self.ready(status);
                 }
                 (_, Reading::Leftovers(_)) => {}
-                (frontend::SYNC, Reading::Requests) if !self.untold => self.ready(self.pipeline.status()),
+                (frontend::SYNC, Reading::Requests) if !self.untold => self.ready(self.status()),
                 (_, Reading::Requests) => {
                     if !self.untold {
                         return Ok(true);
@@ -176,12 +188,17 @@ enum Before {
     Go,
     /// It is a COMMIT: ask for what tells its outcome. By its unit's kind, the question ends in this way.
     Ask(End),
+    /// It is a COMMIT, and the answer to that question is not here.
+    Wait,
     /// It may commit, and what came before it has not been verified.
     Stop,
 }
 
 /// `gated`: a replay is not verified yet.
 fn before(pipeline: &Pipeline, guard: &mut Guard, gated: bool, tag: u8, body: &[u8]) -> Before {
+    if guard.makes_wait() {
+        return Before::Wait; // a COMMIT that was not sent is not in doubt
+    }
     let asks = guard.is_on() && !guard.asked_for_this && pipeline.may_have_written();
     if !(gated || asks) {
         return Before::Go;

@@ -102,16 +102,18 @@ impl Cutter {
         self.shared.changed.notify_all();
     }
 
+    /// Takes the trap away: whether it had sprung.
+    pub(crate) fn disarm(&self) -> bool {
+        let mut state = self.shared.state();
+        state.trap = None;
+        state.sprung
+    }
+
     /// Waits until the trap has sprung.
     pub(crate) fn wait_sprung(&self) {
         let waiting = |state: &mut State| !state.sprung;
         let (state, _) = self.shared.changed.wait_timeout_while(self.shared.state(), PATIENCE, waiting).unwrap();
         assert!(state.sprung, "the wire was waited for in vain");
-    }
-
-    /// Whether it has.
-    pub(crate) fn sprung(&self) -> bool {
-        self.shared.state().sprung
     }
 
     /// What went this way since the trap was set.
