@@ -7,8 +7,8 @@ use super::cluster::Databases;
 use super::complain::ConfigError;
 use super::read::{Section, Source, Value, Zero};
 use super::{
-    Auth, AuthMethod, ClientTls, CommitGuard, Config, Continuity, Limits, Listen, Log, LogFormat, LogLevel, Password, Replay,
-    Routing, Secret, TlsFiles, Users, build_cluster,
+    Auth, AuthMethod, ClientTls, CommitGuard, Config, Continuity, Limits, Listen, Log, LogFormat, LogLevel, Password,
+    Replay, Routing, Secret, TlsFiles, Users, build_cluster,
 };
 use crate::ids::Zone;
 
@@ -222,6 +222,7 @@ fn continuity(section: &Section<'_>) -> Result<Continuity> {
             ("off", CommitGuard::Off),
             ("pipelined", CommitGuard::Pipelined),
             ("on", CommitGuard::On),
+            ("autocommit", CommitGuard::Autocommit),
         ])?,
     })
 }

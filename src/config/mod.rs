@@ -183,6 +183,8 @@ pub enum CommitGuard {
     Pipelined,
     /// Before the COMMIT of a transaction that wrote, which waits for the answer: one that was not sent is not in doubt.
     On,
+    /// And before the Sync of a unit of the extended protocol that writes rows outside of any transaction.
+    Autocommit,
 }
 
 /// The bounds of running a lost transaction again.

@@ -124,6 +124,11 @@ impl Journal {
         }
     }
 
+    /// Whether the last request that is kept ends there.
+    pub fn ends_at(&self, place: u64) -> bool {
+        self.end() == place
+    }
+
     fn end(&self) -> u64 {
         self.base + self.requests.len() as u64
     }
@@ -149,7 +154,8 @@ impl Journal {
             self.heard.add(bytes);
             return Ok(0);
         };
-        let known = usize::try_from(expected.count - self.heard.count).map_or(bytes.len(), |left| left.min(bytes.len()));
+        let known =
+            usize::try_from(expected.count - self.heard.count).map_or(bytes.len(), |left| left.min(bytes.len()));
         self.heard.add(&bytes[..known]);
         if self.heard.count == expected.count {
             self.expected = None;

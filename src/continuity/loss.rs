@@ -52,6 +52,8 @@ pub enum Chance {
     Open,
     /// What the COMMIT that was sent last has committed, if it has.
     Commit,
+    /// What the Sync that was sent last has committed, if it has: the unit before it was answered whole.
+    Sync,
     /// What was committed by the way, if anything was.
     Doubtful,
 }
@@ -315,6 +317,11 @@ fn chance(units: &[Unit], walks: &[Way]) -> Chance {
     let (Some((last, before)), Some((way, ways))) = (units.split_last(), walks.split_last()) else {
         return Chance::Doubtful;
     };
+    // All of an autocommit unit was answered: its Sync is what commits, or has committed.
+    let done = last.kind == Kind::Extended && last.closed && last.is_answered() && last.begun && !last.told;
+    if done && kept(ways) && way.start.loose && !way.start.block && !way.end.commits {
+        return Chance::Sync;
+    }
     let Some(((Some(script), 0), texts)) = last.texts.split_last() else { return Chance::Doubtful };
     let mut walk = way.start;
     for (meaning, done) in texts {

@@ -175,7 +175,7 @@ impl Pipeline {
     /// Whether requests of pgmoor's own would be read here: not behind an error, nor (if they are a unit by themselves)
     /// within a unit of the client's, nor where a transaction has failed.
     pub fn takes_ours(&self, alone: bool) -> bool {
-        !self.is_skipping() && !(alone && self.open) && self.status != TxStatus::Failed
+        !(self.is_skipping() || alone && self.open || self.status == TxStatus::Failed)
     }
 
     /// The last reply to requests of pgmoor's own was there.
@@ -439,7 +439,10 @@ impl Pipeline {
         }
         self.copying = end.is_none();
         if matches!(self.owed.front(), Some(Owed::Execute { .. })) {
-            self.open = !self.owed.iter().any(|owed| matches!(owed, Owed::Sync { .. } | Owed::Query { .. } | Owed::Call { .. }));
+            self.open = !self
+                .owed
+                .iter()
+                .any(|owed| matches!(owed, Owed::Sync { .. } | Owed::Query { .. } | Owed::Call { .. }));
         }
         Note::Plain
     }

@@ -143,8 +143,21 @@ impl Act {
 /// calls may have.
 pub(super) fn only_looked(tag: &[u8]) -> bool {
     const LOOKING: [&[u8]; 15] = [
-        b"SELECT", b"BEGIN", b"SHOW", b"SET", b"FETCH", b"START TRANSACTION", b"SAVEPOINT", b"RELEASE", b"ROLLBACK",
-        b"COMMIT", b"DECLARE", b"CLOSE", b"MOVE", b"EXPLAIN", b"RESET",
+        b"SELECT",
+        b"BEGIN",
+        b"SHOW",
+        b"SET",
+        b"FETCH",
+        b"START TRANSACTION",
+        b"SAVEPOINT",
+        b"RELEASE",
+        b"ROLLBACK",
+        b"COMMIT",
+        b"DECLARE",
+        b"CLOSE",
+        b"MOVE",
+        b"EXPLAIN",
+        b"RESET",
     ];
     LOOKING.iter().any(|word| tag.starts_with(word))
 }

@@ -63,7 +63,14 @@ fn table(look: Look) -> RoutingTable {
 
 fn machine(need: Need) -> Continuity {
     let retry_first = Duration::from_millis(20);
-    Continuity::new(Settings { need, zone: None, hold: HOLD, drain: HOLD, retry_first, retry_most: Duration::from_millis(250) })
+    Continuity::new(Settings {
+        need,
+        zone: None,
+        hold: HOLD,
+        drain: HOLD,
+        retry_first,
+        retry_most: Duration::from_millis(250),
+    })
 }
 
 fn step(machine: &mut Continuity, now: Instant, look: Look, input: Input) -> Vec<Command> {

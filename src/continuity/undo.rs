@@ -44,11 +44,7 @@ impl Undo {
 
     /// The unnamed statement is another one now. Gives back a buffer for the next.
     pub(super) fn note_unnamed(&mut self, before: Vec<u8>) -> Vec<u8> {
-        if std::mem::replace(&mut self.replaced, true) {
-            before
-        } else {
-            std::mem::replace(&mut self.unnamed, before)
-        }
+        if std::mem::replace(&mut self.replaced, true) { before } else { std::mem::replace(&mut self.unnamed, before) }
     }
 
     /// Takes everything back in `prepared`. `false`: not all of it is known.

@@ -44,7 +44,8 @@ impl Counter {
                 | Did::Rows(_)
                 | Did::Key(_)
                 | Did::Total(_)
-                | Did::State(_),
+                | Did::State(_)
+                | Did::Forgot(..),
                 _,
             ) => None,
         }

@@ -236,8 +236,10 @@ impl Client {
             _ => self.setting_inside(&format!("SET LOCAL judge.note = '{value}'"), "COMMIT").await,
         };
         let told = told(result);
-        if way < 3 {
-            self.expected.set("judge.note", &value, &told);
+        match way {
+            1 => self.expected.set_by_function("judge.note", &value, &told, self.now()),
+            0 | 2 => self.expected.set("judge.note", &value, &told),
+            _ => {}
         }
         (told, Did::Nothing)
     }
@@ -279,6 +281,9 @@ impl Client {
             Ok(())
         };
         let result = work.await;
-        (told(result), Did::State(wrong))
+        match self.expected.forgot().filter(|_| wrong.len() == 1) {
+            Some(since) => (told(result), Did::Forgot(wrong, since)),
+            None => (told(result), Did::State(wrong)),
+        }
     }
 }

@@ -72,6 +72,15 @@ impl Trace {
         }
     }
 
+    /// What is worth a line only to somebody who reads: in no hash.
+    pub(crate) fn detail(&self, what: fmt::Arguments<'_>) {
+        let mut told = self.0.lock().unwrap();
+        let at = told.began.elapsed().as_secs_f64();
+        if let Some(lines) = &mut told.lines {
+            lines.push(format!("{at:>9.3}s   {what}"));
+        }
+    }
+
     /// Something that must never be.
     pub(crate) fn fault(&self, what: fmt::Arguments<'_>) {
         self.say(format_args!("FAULT {what}"));

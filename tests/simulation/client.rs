@@ -390,7 +390,8 @@ impl Client {
                 break;
             }
             if self.rng.chance(40) {
-                sleep(Duration::from_millis(self.rng.below(200))).await;
+                let long = if self.rng.chance(5) { 5000 } else { 200 };
+                sleep(Duration::from_millis(self.rng.below(long))).await;
             }
             let act = match self.rng.below(10) {
                 0..=3 => self.insert(),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use pgmoor::ids::PodId;
@@ -63,6 +64,8 @@ pub(crate) struct Backend {
     pub(crate) task: Option<AbortHandle>,
     /// It is to end, and to say so.
     pub(crate) stop: Arc<Notify>,
+    /// What it runs is not wanted any more.
+    pub(crate) cancel: Arc<AtomicBool>,
 }
 
 /// All pods.
@@ -212,11 +215,11 @@ impl State {
     }
 
     /// Enters a server process on this pod.
-    pub(crate) fn enter(&mut self, pod: usize, wire: Wire) -> (u64, Arc<Notify>) {
+    pub(crate) fn enter(&mut self, pod: usize, wire: Wire) -> u64 {
         self.next_backend += 1;
-        let stop = Arc::new(Notify::new());
-        self.pods[pod].backends.insert(self.next_backend, Backend { wire, task: None, stop: Arc::clone(&stop) });
-        (self.next_backend, stop)
+        let backend = Backend { wire, task: None, stop: Arc::default(), cancel: Arc::default() };
+        self.pods[pod].backends.insert(self.next_backend, backend);
+        self.next_backend
     }
 
     /// A server process ends: what it had open is rolled back.

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::{Buf, BytesMut};
 use pgmoor::wire::message::write::backend as write;
@@ -31,14 +33,8 @@ struct Server {
 }
 
 /// Serves one connection to its end.
-pub(crate) async fn serve(
-    cluster: Cluster,
-    pod: usize,
-    backend: u64,
-    end: End,
-    stop: std::sync::Arc<tokio::sync::Notify>,
-) {
-    let session = Session::new(&cluster, pod, backend, stop);
+pub(crate) async fn serve(cluster: Cluster, pod: usize, backend: u64, end: End) {
+    let session = Session::new(&cluster, pod, backend);
     let mut server = Server {
         end,
         unread: BytesMut::new(),
@@ -70,7 +66,7 @@ impl Server {
         }
         loop {
             while self.unread.len() < 5 || self.unread.len() < self.length() {
-                let stop = std::sync::Arc::clone(&self.session.stop);
+                let stop = Arc::clone(&self.session.stop);
                 tokio::select! {
                     biased;
                     () = stop.notified() => return self.farewell().await,
@@ -117,7 +113,13 @@ impl Server {
         let length = self.unread.get_u32() as usize;
         let packet = self.unread.split_to(length - 4);
         if (&packet[..4]).get_u32() != 196_608 {
-            return Ok(false); // a cancel request: nothing runs long here
+            let process = u64::from((&packet[4..8]).get_u32());
+            let state = self.session.cluster.lock();
+            state.trace.say(format_args!("#{process} is to stop what it runs"));
+            if let Some(backend) = state.pods[self.session.pod].backends.get(&process) {
+                backend.cancel.store(true, Ordering::Relaxed);
+            }
+            return Ok(false);
         }
         let words: Vec<String> = packet[4..].split(|byte| *byte == 0).map(text).collect();
         for pair in words.chunks_exact(2).filter(|pair| !pair[0].is_empty()) {
@@ -178,7 +180,16 @@ impl Server {
         self.session.failed();
     }
 
+    /// What came, for whoever reads the trace.
+    fn detail(&self, kind: u8, body: &[u8]) {
+        let (pod, backend) = (self.session.pod, self.session.backend);
+        let brief: String = text(&body[..body.len().min(60)]).replace('\0', " ");
+        let trace = self.session.cluster.lock().trace.clone();
+        trace.detail(format_args!("pg-{pod} #{backend} <- {} {brief}", char::from(kind)));
+    }
+
     async fn take(&mut self, kind: u8, body: &[u8]) -> io::Result<()> {
+        self.detail(kind, body);
         if self.copying.is_some() {
             return self.copy(kind, body).await;
         }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use pgmoor::ids::Lsn;
@@ -48,6 +49,7 @@ pub(crate) struct Session {
     pub(crate) pod: usize,
     pub(crate) backend: u64,
     pub(crate) stop: Arc<Notify>,
+    cancel: Arc<AtomicBool>,
     pub(crate) user: String,
     pub(crate) block: Block,
     pub(crate) statements: BTreeMap<String, String>,
@@ -90,12 +92,17 @@ pub(crate) fn width(sql: &str) -> usize {
 }
 
 impl Session {
-    pub(crate) fn new(cluster: &Cluster, pod: usize, backend: u64, stop: Arc<Notify>) -> Self {
+    pub(crate) fn new(cluster: &Cluster, pod: usize, backend: u64) -> Self {
+        let (stop, cancel) = match cluster.lock().pods[pod].backends.get(&backend) {
+            Some(entered) => (Arc::clone(&entered.stop), Arc::clone(&entered.cancel)),
+            None => Default::default(),
+        };
         Self {
             cluster: cluster.clone(),
             pod,
             backend,
             stop,
+            cancel,
             user: String::new(),
             block: Block::None,
             statements: BTreeMap::new(),
@@ -170,7 +177,9 @@ impl Session {
         };
         let mut served = true;
         sleep(Duration::from_millis(late)).await;
-        loop {
+        self.cancel.store(false, Ordering::Relaxed);
+        // PostgreSQL gives up waiting when it is cancelled, and says COMMIT all the same.
+        while !self.cancel.load(Ordering::Relaxed) {
             {
                 let mut state = self.cluster.lock();
                 state.ship(self.pod);
@@ -207,7 +216,11 @@ impl Session {
         if matches!(word.as_str(), "SELECT" | "INSERT" | "COPY") {
             let late = self.cluster.lock().rng.below(8);
             if late < 3 {
+                self.cancel.store(false, Ordering::Relaxed);
                 sleep(Duration::from_millis(late)).await;
+                if self.cancel.load(Ordering::Relaxed) {
+                    return Answer::Error("57014", "canceling statement due to user request".to_owned());
+                }
             }
         }
         match word.as_str() {

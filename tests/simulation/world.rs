@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pgmoor::backend::gate::{Gates, Pace};
-use pgmoor::config::{self, AuthMethod, Databases, Endpoint};
+use pgmoor::config::{self, AuthMethod, CommitGuard, Databases, Endpoint};
 use pgmoor::ids::{Epoch, Lsn, Timeline};
 use pgmoor::metrics::Metrics;
 use pgmoor::net::tls::BackendTls;
@@ -47,7 +47,7 @@ pub(crate) struct World {
     /// Kept: a session whose watch has ended ends as well.
     shutdowns: Vec<Shutdown>,
     replay: bool,
-    guard: bool,
+    guard: CommitGuard,
     ask: bool,
 }
 
@@ -108,7 +108,7 @@ impl World {
             dice: Dice::seeded(rng.next()),
             shutdowns: Vec::new(),
             replay: rng.chance(80),
-            guard: rng.chance(60),
+            guard: [CommitGuard::Off, CommitGuard::Pipelined, CommitGuard::On, CommitGuard::On][rng.below(4) as usize],
             ask: rng.chance(70),
             rng,
         }
@@ -122,7 +122,7 @@ impl World {
             ask: self.ask.then_some(Duration::from_secs(1)),
             drain: Duration::from_secs(3),
             replay: self.replay.then_some(config::Replay { size: 64 * 1024, deadline: Duration::from_secs(10) }),
-            guard: if self.guard { pgmoor::config::CommitGuard::On } else { pgmoor::config::CommitGuard::Off },
+            guard: self.guard,
             message_size: 1 << 24,
             session_state: 1 << 20,
         }
@@ -270,7 +270,8 @@ impl World {
     async fn switchover(&mut self, primary: usize, heir: usize) {
         self.cluster.lock().pods[primary].draining = true;
         self.publish(false);
-        self.pause(2000).await;
+        let long = if self.rng.chance(30) { 6000 } else { 2000 };
+        self.pause(long).await;
         self.cluster.lock().shut_down(primary);
         self.pause(100).await;
         // A shutdown ends when the standbys have everything.
@@ -368,7 +369,7 @@ fn dial(cluster: &Cluster, rng: Rng) -> Dial {
         Box::pin(async move {
             sleep(Duration::from_millis(rng.below(3))).await;
             let at = index(address);
-            let (end, wire, far, backend, stop, trace) = {
+            let (end, wire, far, backend, trace) = {
                 let mut state = cluster.lock();
                 if state.pods[at].power == Power::Down {
                     return Err(std::io::ErrorKind::ConnectionRefused.into());
@@ -376,12 +377,12 @@ fn dial(cluster: &Cluster, rng: Rng) -> Dial {
                 let mishap = (state.rough && rng.chance(35)).then(|| mishap(&mut rng, 1500));
                 let trace = state.trace.clone();
                 let (end, far, wire) = network::open(format!("pg-{at}"), mishap, rng.fork(), &trace);
-                let (backend, stop) = state.enter(at, wire.clone());
-                (end, wire, far, backend, stop, trace)
+                let backend = state.enter(at, wire.clone());
+                (end, wire, far, backend, trace)
             };
             wire.rename(format!("pg-{at} #{backend}"));
             trace.say(format_args!("pg-{at} #{backend} is dialled"));
-            let task = tokio::spawn(server::serve(cluster.clone(), at, backend, far, stop));
+            let task = tokio::spawn(server::serve(cluster.clone(), at, backend, far));
             if let Some(backend) = cluster.lock().pods[at].backends.get_mut(&backend) {
                 backend.task = Some(task.abort_handle());
             }

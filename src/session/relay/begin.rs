@@ -83,9 +83,8 @@ impl Relay {
         }
         let Some((frontend::QUERY, Some(body))) = self.up.peek() else { return false };
         let meaning = self.pipeline.meaning_of(frontend::QUERY, Some(body));
-        let ends = meaning.as_ref().is_some_and(|script| {
-            script.only_rolls_back() || (script.only_commits() && !self.untold)
-        });
+        let ends =
+            meaning.as_ref().is_some_and(|script| script.only_rolls_back() || (script.only_commits() && !self.untold));
         if ends {
             let mut message = BytesMut::new();
             write::command_complete(&mut message, "ROLLBACK");

@@ -68,7 +68,13 @@ impl Guard {
 
     /// The request at the front waits for the answer to the question before it.
     pub(super) fn makes_wait(&self) -> bool {
-        self.asked_for_this && self.mode == CommitGuard::On && self.is_asking() && !self.paused
+        let waits = matches!(self.mode, CommitGuard::On | CommitGuard::Autocommit);
+        self.asked_for_this && waits && self.is_asking() && !self.paused
+    }
+
+    /// Whether questions are put before the end of a unit outside of any transaction, too.
+    pub(super) fn asks_autocommit(&self) -> bool {
+        self.mode == CommitGuard::Autocommit && !self.paused && !self.asked_for_this
     }
 
     /// Counting what was sent to a backend that is gone.

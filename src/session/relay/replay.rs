@@ -148,12 +148,16 @@ impl Relay {
             (Chance::Open | Chance::Needless, _, None) => Ok(Hope { start, mark: None, harmless: false, refused }),
             (Chance::Open | Chance::Needless, _, Some(why)) => Err(why),
             // It wrote nothing, whether it was committed or not; a notification is all it may have sent.
-            (Chance::Commit, Some(mark), None) if mark.is_empty() && !notifies(requests.unwrap_or_default()) => {
+            (Chance::Commit | Chance::Sync, Some(mark), None)
+                if mark.is_empty() && !notifies(requests.unwrap_or_default()) =>
+            {
                 Ok(Hope { start, mark: None, harmless: true, refused })
             }
-            (Chance::Commit, Some(mark), _) if mark.is_empty() => Err("commit"),
-            (Chance::Commit, Some(mark), refused) => Ok(Hope { start, mark: Some(mark), harmless: false, refused }),
-            (Chance::Commit, None, _) => Err("commit"),
+            (Chance::Commit | Chance::Sync, Some(mark), _) if mark.is_empty() => Err("commit"),
+            (Chance::Commit | Chance::Sync, Some(mark), refused) => {
+                Ok(Hope { start, mark: Some(mark), harmless: false, refused })
+            }
+            (Chance::Commit | Chance::Sync, None, _) => Err("commit"),
             (Chance::Doubtful, _, _) => Err("doubtful"),
         }
     }
@@ -177,6 +181,11 @@ impl Relay {
     /// What may commit has to wait.
     pub(super) fn is_gated(&self) -> bool {
         self.journal.is_verifying() && self.lost.as_ref().is_some_and(|lost| !lost.harmless)
+    }
+
+    /// The last Sync has to wait: it commits the autocommit unit before it.
+    pub(super) fn is_sync_gated(&self) -> bool {
+        self.is_gated() && self.lost.as_ref().is_some_and(|lost| lost.wreck.chance == Chance::Sync)
     }
 
     /// What belongs to no answer has to wait: the client is not where the backend is.
@@ -377,7 +386,9 @@ impl Relay {
         self.pipeline.begin_again(kept);
         self.turn_page(Aftermath::Clean);
         let mut message = self.news(parameters);
-        write::command_complete(&mut message, "COMMIT");
+        if wreck.chance == Chance::Commit {
+            write::command_complete(&mut message, "COMMIT");
+        }
         if wreck.open.is_some() {
             self.reading = Reading::Leftovers(TxStatus::Idle);
         } else {

@@ -46,13 +46,21 @@ impl Relay {
                 continue;
             }
             let sent = self.journal.position() + HEADER_LEN as u64;
-            let gated = self.is_gated();
+            let (gated, sync_gated) = (self.is_gated(), self.is_sync_gated());
             let (count, request) = match self.up.step() {
                 Ok(Step::Wait) => return Ok(()),
                 Ok(Step::Pass(count)) => (count, Ok(Request::Forward)),
                 Ok(Step::Frame { tag, body }) => {
                     let end = sent + body.len() as u64;
-                    match before(&self.pipeline, &mut self.guard, gated, tag, body) {
+                    let last = sync_gated && self.journal.ends_at(end);
+                    match before(
+                        &self.pipeline,
+                        &self.state,
+                        &self.guard,
+                        gated && (tag != frontend::SYNC || last),
+                        tag,
+                        body,
+                    ) {
                         Before::Go => {}
                         Before::Ask(end) => {
                             self.ask_before_commit(end);
@@ -195,9 +203,19 @@ enum Before {
 }
 
 /// `gated`: a replay is not verified yet.
-fn before(pipeline: &Pipeline, guard: &mut Guard, gated: bool, tag: u8, body: &[u8]) -> Before {
+fn before(pipeline: &Pipeline, state: &State, guard: &Guard, gated: bool, tag: u8, body: &[u8]) -> Before {
     if guard.makes_wait() {
         return Before::Wait; // a COMMIT that was not sent is not in doubt
+    }
+    if tag == frontend::SYNC {
+        let asks = guard.asks_autocommit() && pipeline.only_writes_rows(state);
+        return if asks {
+            Before::Ask(End::Flush)
+        } else if gated {
+            Before::Stop
+        } else {
+            Before::Go
+        };
     }
     let asks = guard.is_on() && !guard.asked_for_this && pipeline.may_have_written();
     if !(gated || asks) {
