@@ -119,6 +119,7 @@ fn busy() -> Metrics {
         floor: Timeline(1),
         stale: false,
         history: None,
+        tenure: 0,
     });
     metrics
 }

@@ -260,6 +260,7 @@ pub(super) mod tests {
             .into(),
             floor: Timeline(3),
             stale: false,
+            tenure: 2,
             history: History::parse(Timeline(3), "1\t0/A0\tx\n2\t1/B\tx\n").ok().map(Arc::new),
         }
     }

@@ -62,6 +62,7 @@ mod tests {
             floor,
             stale: false,
             history: None,
+            tenure: 0,
         })
     }
 

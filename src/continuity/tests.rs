@@ -58,6 +58,7 @@ fn table(look: Look) -> RoutingTable {
         floor: Timeline(2),
         stale: false,
         history: None,
+        tenure: 0,
     }
 }
 

@@ -104,6 +104,7 @@ mod tests {
             floor: Timeline(1),
             stale: false,
             history: None,
+            tenure: 0,
         }
     }
 

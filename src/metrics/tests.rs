@@ -28,6 +28,7 @@ fn table(pods: &[(&str, Role)]) -> RoutingTable {
         floor: Timeline(3),
         stale: true,
         history: None,
+        tenure: 0,
     }
 }
 

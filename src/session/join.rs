@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -60,8 +59,8 @@ pub(super) struct Case {
     pub(super) committed: Restore,
     /// Where the timelines' history comes from.
     pub(super) routes: watch::Receiver<Arc<RoutingTable>>,
-    /// Somebody was seen to write the mark's timeline again since the answer was lost.
-    pub(super) resumed: Arc<AtomicBool>,
+    /// Of the primary that ran the COMMIT: see [`RoutingTable::tenure`].
+    pub(super) tenure: u64,
     /// When what is not known then is called unknown.
     pub(super) until: Instant,
 }
@@ -173,11 +172,9 @@ async fn restore(talk: &mut Talk, mut restore: Restore) -> Result<TxStatus, Join
 /// What became of a COMMIT whose answer was lost.
 async fn settle(talk: &mut Talk, case: &mut Case, pod: &PodName) -> Result<Verdict, JoinError> {
     let broken = |error: Broken| while_talking("asking for a COMMIT's outcome", error);
-    let mut inquest = Inquest::new(case.mark.clone(), pod.clone(), case.resumed.load(Ordering::Relaxed));
-    // It let us in: should it go before it has answered, it wrote that timeline once more.
-    if case.routes.borrow().primary.timeline() == Some(case.mark.timeline) {
-        case.resumed.store(true, Ordering::Relaxed);
-    }
+    // Only its direct successor's word is good: another in between may have been the same server again, after a crash.
+    let resumed = case.routes.borrow().tenure != case.tenure + 1;
+    let mut inquest = Inquest::new(case.mark.clone(), pod.clone(), resumed);
     loop {
         talk.say(&inquest.packet()).await.map_err(broken)?;
         let history = case.routes.borrow_and_update().history.clone();

@@ -7,7 +7,6 @@
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -73,9 +72,8 @@ pub(super) struct Life {
     refusal: Option<String>,
     /// When a lost transaction that has not been run again is given up.
     replay_until: Option<Instant>,
-    /// Since a COMMIT's answer was lost there was no primary; and then one on the timeline of before.
-    vacant: bool,
-    resumed: Arc<AtomicBool>,
+    /// How many primaries there had been when its backend was joined.
+    tenure: u64,
 }
 
 /// What woke the session.
@@ -129,8 +127,7 @@ impl Life {
             wanted_at: Instant::now(),
             refusal: None,
             replay_until: None,
-            vacant: false,
-            resumed: Arc::default(),
+            tenure: 0,
             shared,
         }
     }
@@ -248,7 +245,6 @@ impl Life {
     async fn react(&mut self, woken: Woken) -> Option<End> {
         match woken {
             Woken::Routes => {
-                self.watch_for_a_crash();
                 self.decide(Input::Routes);
                 self.want_if_needed(); // one whose wait had an end listens again as soon as somebody is there
             }
@@ -304,7 +300,7 @@ impl Life {
             mark: mark.clone(),
             committed: Restore::new(committed, false),
             routes: self.routes.clone(),
-            resumed: Arc::clone(&self.resumed),
+            tenure: self.tenure,
             until: patience,
         });
         let order = Order {
@@ -335,7 +331,9 @@ impl Life {
         }
         self.refusal = None;
         self.decide(Input::Joined);
-        self.make_good(verdict, &parameters)
+        let end = self.make_good(verdict, &parameters);
+        self.tenure = self.routes.borrow().tenure;
+        end
     }
 
     /// The end of the login: our own cancel key, and the first ReadyForQuery.

@@ -99,6 +99,7 @@ impl Topology {
             cluster,
             epoch: Epoch(0),
             primary: Primary::Nobody(Vacancy::Unnamed),
+            tenure: 0,
             pods: BTreeMap::new(),
             floor: Timeline(0),
             stale: false,
@@ -328,7 +329,9 @@ impl Topology {
         }
         let epoch = Epoch(old.epoch.0 + 1);
         let cluster = old.cluster.clone();
-        self.table = Arc::new(RoutingTable { cluster, epoch, primary, pods, floor, stale, history });
+        let begins = matches!(primary, Primary::Proven { .. }) && primary != old.primary;
+        let tenure = old.tenure + u64::from(begins);
+        self.table = Arc::new(RoutingTable { cluster, epoch, primary, tenure, pods, floor, stale, history });
         self.unpublished = true;
     }
 }

@@ -22,6 +22,9 @@ pub struct RoutingTable {
     pub epoch: Epoch,
     /// Who may be written to.
     pub primary: Primary,
+    /// How many times a primary was proven, the same one again after nobody was included: who wrote on its timeline in
+    /// between may have crashed meanwhile.
+    pub tenure: u64,
     /// Every pod known, by its stable name.
     pub pods: BTreeMap<PodName, Route>,
     /// The highest timeline ever proven on a primary: nothing is written to a pod below it.
@@ -152,9 +155,10 @@ impl RoutingTable {
     /// epoch and in the replicas' lag and LSNs, which change with every probe of a busy replica.
     pub fn same_ways(&self, other: &Self) -> bool {
         // Taken apart whole, so that a new field cannot be forgotten here.
-        let Self { cluster, epoch: _, primary, pods, floor, stale, history } = self;
+        let Self { cluster, epoch: _, primary, tenure, pods, floor, stale, history } = self;
         *cluster == other.cluster
             && *primary == other.primary
+            && *tenure == other.tenure
             && *floor == other.floor
             && *stale == other.stale
             && *history == other.history

@@ -15,6 +15,7 @@ mod drivers_of_all;
 mod tokio_postgres_work;
 
 mod api;
+mod commit;
 mod drivers;
 mod fence;
 mod ledger;

@@ -225,7 +225,7 @@ fn a_key_with_two_winners_or_none_is_found() {
 #[test]
 fn a_dropped_connection_and_wrong_answers_are_found() {
     let wrong = "57P01 pgmoor is shutting down".to_owned();
-    let run = right().and(Kind::AppendSimple, Told::Dropped(wrong.clone()), Did::Rows(1));
+    let run = right().and(Kind::AppendSimple, Told::Dropped(wrong), Did::Rows(1));
     assert_eq!(run.judge().violations, [Violation::Dropped(run.last())]);
     let run = right().and(Kind::AppendSimple, Told::Wrong("25006".to_owned()), Did::Rows(1));
     assert_eq!(run.judge().violations, [Violation::Wrong(run.last())]);

@@ -15,7 +15,7 @@ mod cutter;
 use cutter::{Cutter, Then, Way};
 
 const TABLE: &str = "create table t (id int); create unlogged table u (id int)";
-const REPLAY: &str = "commit_guard = \"on\"";
+const REPLAY: &str = "commit_guard = \"on\"\nreplay_deadline = \"3s\"";
 const NO_REPLAY: &str = "commit_guard = \"on\"\nreplay = false";
 /// Positions are tried by so many clients at a time.
 const CLIENTS: usize = 4;
@@ -105,6 +105,7 @@ fn cut_everywhere(
     way: Way,
     coarse: usize,
     ids: usize,
+    words: &[&str],
 ) -> BTreeMap<String, usize> {
     let next = AtomicUsize::new(0);
     let work = || {
@@ -121,8 +122,8 @@ fn cut_everywhere(
             let sprung = rig.cutter.disarm();
             let told = told(&reply);
             check(pair.a, ids + at, told);
-            // A COMMIT is not sent before the answer to the guard's question is here: so it is always known.
-            assert_ne!(told, "08007", "cut at {at}: {reply:?}");
+            // A COMMIT is not sent before the answer to the guard's question is here: so it is never in doubt.
+            assert!(words.contains(&told), "{form:?} {way:?} cut at {at}: {reply:?}");
             if reply.status == 'E' {
                 assert_eq!(raw.run("rollback").status, 'I');
             }
@@ -152,11 +153,11 @@ fn the_same_primary_alive_wherever_an_answer_is_cut() {
     let pair = Pair::start("");
     psql(pair.a, TABLE);
     for (at, form) in [Form::Simple, Form::Extended].into_iter().enumerate() {
-        let counts = cut_everywhere(&pair, NO_REPLAY, form, Way::ToMoor, 0, (at + 1) * 10_000);
+        let counts = cut_everywhere(&pair, NO_REPLAY, form, Way::ToMoor, 0, (at + 1) * 10_000, &["COMMIT", "40001"]);
         // First the guard's answer, then the COMMIT's.
         assert!(counts["40001"] > 50 && counts["COMMIT"] > 15 + CLIENTS, "{form:?}: {counts:?}");
-        let counts = cut_everywhere(&pair, REPLAY, form, Way::ToMoor, 0, (at + 3) * 10_000);
-        assert_eq!(counts.keys().collect::<Vec<_>>(), ["COMMIT"], "it is run again: {form:?}: {counts:?}");
+        // What was lost is run again.
+        cut_everywhere(&pair, REPLAY, form, Way::ToMoor, 0, (at + 3) * 10_000, &["COMMIT"]);
     }
 }
 
@@ -167,13 +168,14 @@ fn the_same_primary_alive_wherever_a_request_is_cut() {
     for (at, form) in [Form::Simple, Form::Extended].into_iter().enumerate() {
         // Up to the Bind it is the question's text that is cut.
         let coarse = guard_length(&Rig::new(&pair, REPLAY), form) - 100;
-        let counts = cut_everywhere(&pair, NO_REPLAY, form, Way::ToServer, coarse, (at + 1) * 10_000);
+        let counts =
+            cut_everywhere(&pair, NO_REPLAY, form, Way::ToServer, coarse, (at + 1) * 10_000, &["COMMIT", "40001"]);
         assert!(counts["40001"] > 100, "{form:?}: {counts:?}");
         // What was not cut at all, and where the Sync was that ends nothing any more.
         let done = CLIENTS + if form == Form::Extended { sync().len() } else { 0 };
         assert_eq!(counts["COMMIT"], done, "{form:?}: {counts:?}");
-        let counts = cut_everywhere(&pair, REPLAY, form, Way::ToServer, coarse, (at + 3) * 10_000);
-        assert_eq!(counts.keys().collect::<Vec<_>>(), ["COMMIT"], "it is run again: {form:?}: {counts:?}");
+        // What was lost is run again.
+        cut_everywhere(&pair, REPLAY, form, Way::ToServer, coarse, (at + 3) * 10_000, &["COMMIT"]);
     }
 }
 
@@ -226,14 +228,6 @@ fn fail_over(reached: Reached, form: Form, continuity: &str, writes: &str, reuse
     // The question goes out and is answered; then the COMMIT.
     rig.cutter.set(Way::ToServer, length, Then::Hold);
     raw.put(&form.commit());
-    for _ in 0..30 {
-        std::thread::sleep(Duration::from_millis(100));
-        if rig.cutter.disarmed() { break; }
-    }
-    if !rig.cutter.disarmed() {
-        println!("E len {length} seen {:?} back {:?}", String::from_utf8_lossy(&rig.cutter.seen(Way::ToServer)), String::from_utf8_lossy(&rig.cutter.seen(Way::ToMoor)));
-        println!("E {}", psql(pair.a, "select pid, state, wait_event, query from pg_stat_activity where usename='app'"));
-    }
     rig.cutter.wait_sprung();
     let xid = until("the guard's answer", || {
         let seen = rig.cutter.seen(Way::ToMoor);

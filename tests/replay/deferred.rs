@@ -10,6 +10,7 @@ fn simple(texts: &[&str]) -> Talk {
     texts.iter().map(|text| (query(text), 1)).collect()
 }
 
+#[expect(clippy::too_many_lines, reason = "a table: one entry a talk")]
 fn talks() -> Vec<Talk> {
     let begin = || [parse("", "begin"), bind("", "", &[]), execute("", 0)].concat();
     let mut talks: Vec<Talk> = [

@@ -16,6 +16,7 @@ scenes![
     executes_in_one_unit,
     a_pipeline_that_fails_half_way,
     a_unit_without_its_sync,
+    a_unit_whose_answers_are_kept_back,
     described_and_never_run,
     begin_and_the_first_statement_in_one_packet,
     as_psycopg_does,
@@ -263,6 +264,20 @@ fn a_unit_without_its_sync(s: &Scene) {
     hear(&mut c, "2DCZ", "2 INSERT 0 1 T");
     c.say("commit", "COMMIT I");
     s.holds("select id from t order by id", "1 2");
+}
+
+/// The server answers nothing before a Sync or Flush; but what it kept back it delivers with its last word.
+fn a_unit_whose_answers_are_kept_back(s: &Scene) {
+    let mut c = begun(s);
+    c.say("insert into t values (0, 'first')", "INSERT 0 1 T");
+    c.put(&[parse("", INSERT), bind("", "", &["1", "a"])].concat());
+    // Bound: its text is what the session runs.
+    s.until_seen("query ~ 'values .[$]1'", 1);
+    s.lose();
+    c.put(&[execute("", 0), sync()].concat());
+    hear(&mut c, "12DCZ", "1 INSERT 0 1 T");
+    c.say("commit", "COMMIT I");
+    s.holds("select id from t order by id", "0 1");
 }
 
 fn described_and_never_run(s: &Scene) {

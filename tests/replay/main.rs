@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test's own helpers fail by panicking, as its body does")]
 #![allow(clippy::disallowed_methods, reason = "real processes live in real time")]
 
+mod answers;
 mod bounds;
 mod characteristics;
 mod copying;

@@ -8,6 +8,9 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
+use super::pair::{Moor, Pair, Plan, psql};
+use super::raw::Raw;
+
 /// Which way bytes go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Way {
@@ -153,5 +156,35 @@ fn pump(mut from: TcpStream, mut to: TcpStream, way: Way, line: &Line) {
     }
     if !line.held.load(Ordering::SeqCst) {
         line.close();
+    }
+}
+
+/// A pair with a wire before its primary.
+pub(crate) struct Site {
+    pub(crate) moor: Moor,
+    pub(crate) wire: Wire,
+    pub(crate) pair: Pair,
+}
+
+impl Site {
+    /// With further settings for both servers, and a table to write to and one to read.
+    pub(crate) fn build(settings: &str) -> Self {
+        let pair = Pair::start(&format!("max_connections = 400\n{settings}"));
+        psql(
+            pair.a,
+            "create table talk (who text, n int, body text, primary key (who, n));
+             create table fixed as select g as n, repeat(md5(g::text), 3) as body from generate_series(1, 5) g;
+             analyze",
+        );
+        pair.caught_up();
+        let wire = Wire::before(pair.a);
+        let fixed = vec![("a".to_owned(), wire.address), ("b".to_owned(), pair.b)];
+        let moor = Moor::start(&Plan { fixed, ..pair.plan() });
+        Self { moor, wire, pair }
+    }
+
+    /// A client of that name: so is its connection's line.
+    pub(crate) fn client(&self, name: &str) -> Raw {
+        Raw::login_with(self.moor.rw(), &[("application_name", name)])
     }
 }

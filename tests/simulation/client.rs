@@ -293,7 +293,16 @@ impl Client {
                     }
                 }
                 Act::Commit => self.ledger.settle(Fate::Unknown),
-                _ => {}
+                Act::Begin
+                | Act::Rollback
+                | Act::Savepoint(_)
+                | Act::RollbackTo(_)
+                | Act::Own
+                | Act::Set { .. }
+                | Act::Show(_)
+                | Act::Many(_)
+                | Act::Wide(_)
+                | Act::Count => {}
             }
         }
     }

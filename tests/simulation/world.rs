@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use pgmoor::backend::gate::{Gates, Pace};
 use pgmoor::config::{self, AuthMethod, CommitGuard, Databases, Endpoint};
-use pgmoor::ids::{Epoch, Lsn, Timeline};
+use pgmoor::ids::{Epoch, Lsn, PodId, Timeline};
 use pgmoor::metrics::Metrics;
 use pgmoor::net::tls::BackendTls;
 use pgmoor::net::{Dial, Stream};
@@ -39,6 +39,9 @@ pub(crate) struct World {
     rng: Rng,
     tables: Vec<watch::Sender<Arc<RoutingTable>>>,
     epoch: u64,
+    tenure: u64,
+    /// The primary in the last table.
+    proven: Option<PodId>,
     gates: Gates,
     registry: Arc<Registry>,
     places: [Arc<Semaphore>; 3],
@@ -52,7 +55,7 @@ pub(crate) struct World {
 }
 
 /// What is shown of the cluster.
-fn table(state: &State, epoch: u64, vacant: bool) -> RoutingTable {
+fn table(state: &State, (epoch, tenure): (u64, u64), vacant: bool) -> RoutingTable {
     let primary = state.primary().filter(|_| !vacant);
     let floor = state.pods.iter().filter(|pod| !pod.recovery).map(|pod| pod.timeline).max().unwrap_or(1);
     let route = |(at, pod): (usize, &crate::cluster::Pod)| {
@@ -81,6 +84,7 @@ fn table(state: &State, epoch: u64, vacant: bool) -> RoutingTable {
             pod: state.pods[at].id(),
             timeline: Timeline(state.pods[at].timeline),
         }),
+        tenure,
         pods: state.pods.iter().enumerate().map(route).collect(),
         floor: Timeline(floor),
         stale: false,
@@ -101,6 +105,8 @@ impl World {
             trace,
             tables: Vec::new(),
             epoch: 1,
+            tenure: 1,
+            proven: Some(PodId::new("pg-0", "u1")),
             gates: Gates::new(Pace { start: rng.between(1, 4) as u32, max: 8 }),
             registry: Arc::default(),
             places: [places(PLACES), places(PLACES), places(PLACES)],
@@ -130,7 +136,7 @@ impl World {
 
     /// What the sessions of one client are given: its own watch of the routes, so that who wakes first is no chance.
     fn shared(&mut self) -> Arc<Shared> {
-        let (sender, routes) = watch::channel(Arc::new(table(&self.cluster.lock(), 1, false)));
+        let (sender, routes) = watch::channel(Arc::new(table(&self.cluster.lock(), (1, 1), false)));
         self.tables.push(sender);
         let (shutdown, watch) = Shutdown::new();
         self.shutdowns.push(shutdown);
@@ -187,7 +193,16 @@ impl World {
         self.epoch += 1;
         let shown = {
             let state = self.cluster.lock();
-            let shown = table(&state, self.epoch, vacant);
+            let mut shown = table(&state, (self.epoch, self.tenure), vacant);
+            let pod = match &shown.primary {
+                Primary::Proven { pod, .. } => Some(pod.clone()),
+                Primary::Nobody(_) => None,
+            };
+            if pod.is_some() && pod != self.proven {
+                self.tenure += 1;
+                shown.tenure = self.tenure;
+            }
+            self.proven = pod;
             for pod in &state.pods {
                 let superseded = shown.pods.get(&pod.id().name).is_some_and(|route| route.role == Role::Superseded);
                 for backend in pod.backends.values().filter(|_| superseded) {
@@ -254,9 +269,9 @@ impl World {
     /// The primary dies and comes back as what it was.
     async fn restart(&mut self, primary: usize, how: Break) {
         self.cluster.lock().crash(primary, how);
-        if self.rng.chance(50) {
-            self.publish(true);
-        }
+        // A crash that no probe sees gives ids out again, and nobody can tell: it is seen.
+        self.pause(50).await;
+        self.publish(true);
         self.pause(1000).await;
         self.cluster.lock().pods[primary].power = Power::Starting;
         self.pause(500).await;

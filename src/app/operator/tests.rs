@@ -26,5 +26,6 @@ pub(super) fn table(pods: &[(&str, &str)]) -> RoutingTable {
         floor: Timeline(3),
         stale: false,
         history: None,
+        tenure: 0,
     }
 }

@@ -1,8 +1,6 @@
 //! Parting from a backend, wanted or not, and making good what it left open.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -74,7 +72,6 @@ impl Life {
             }
             Fate::Unharmed => {}
             Fate::Open => {
-                (self.vacant, self.resumed) = (false, Arc::default());
                 let terms = &self.shared.terms;
                 let patience = terms.replay.as_ref().map_or(terms.hold, |replay| replay.deadline);
                 self.replay_until.get_or_insert_with(|| Instant::now() + patience);
@@ -149,16 +146,6 @@ impl Life {
         self.shared.metrics.switched(reason, "cut_within_a_row");
         warn!("the backend was lost in the midst of a message that was already half delivered: the client is dropped");
         End::Silent
-    }
-
-    /// A timeline that is written again after nobody was primary: its server may have crashed, and given ids out again.
-    pub(super) fn watch_for_a_crash(&mut self) {
-        let Some((mark, _)) = self.relay.case() else { return };
-        match self.routes.borrow().primary.timeline() {
-            None => self.vacant = true,
-            Some(timeline) if self.vacant && timeline == mark.timeline => self.resumed.store(true, Ordering::Relaxed),
-            Some(_) => {}
-        }
     }
 }
 

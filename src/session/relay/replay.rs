@@ -74,10 +74,7 @@ pub(in crate::session) enum Fate {
 impl Relay {
     /// The backend is gone: its requests in flight are kept to be run again, or answered, once.
     pub(in crate::session) fn wreck(&mut self) -> Fate {
-        self.backend = None;
-        self.half |= !self.down.cut_source();
-        self.down.renew_source();
-        self.guard.backend_gone();
+        self.backend_gone();
         self.lost.take_if(|lost| lost.done);
         if self.begun || self.is_beginning() {
             self.begin_later();
@@ -125,6 +122,14 @@ impl Relay {
                 Fate::Told(why)
             }
         }
+    }
+
+    fn backend_gone(&mut self) {
+        self.backend = None;
+        // Of what is checked and skipped the client gets nothing.
+        self.half |= !self.down.cut_source() && !self.journal.is_verifying();
+        self.down.renew_source();
+        self.guard.backend_gone();
     }
 
     /// What can still be made good.
@@ -239,14 +244,15 @@ impl Relay {
             return Ok(false);
         }
         if self.journal.is_verifying() {
+            // Of a unit without its end the server may keep answers back that the first one had let go.
+            if self.pipeline.has_open_unit() && self.lost.as_ref().is_some_and(|lost| !lost.flushed) {
+                self.flush_once();
+                return Ok(false);
+            }
             if self.pipeline.depth() > 0 {
                 return Ok(false);
             }
-            if self.lost.as_ref().is_some_and(|lost| lost.flushed) || !self.pipeline.has_open_unit() {
-                return Err(Event::Mismatch); // it has nothing more to say
-            }
-            self.flush_once();
-            return Ok(false);
+            return Err(Event::Mismatch); // it has nothing more to say
         }
         if self.up.unseen() > 0 || !self.up.is_drained() {
             return Ok(false);
@@ -342,10 +348,7 @@ impl Relay {
 
     /// It cannot be run again: the client is told, and goes on.
     pub(in crate::session) fn fall_back(&mut self) -> Fate {
-        self.backend = None;
-        self.half |= !self.down.cut_source();
-        self.down.renew_source();
-        self.guard.backend_gone();
+        self.backend_gone();
         let Some(lost) = self.lost.take() else { return self.begin_failed() };
         self.unfeed();
         let Lost { mut wreck, left: (state, kept), certain, .. } = *lost;

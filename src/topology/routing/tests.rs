@@ -41,6 +41,7 @@ fn table(text: &str) -> RoutingTable {
         floor: Timeline(5),
         stale: false,
         history: None,
+        tenure: 0,
     }
 }
 

@@ -108,8 +108,6 @@ impl Cutter {
         state.trap = None;
         state.sprung
     }
-
-    pub(crate) fn disarmed(&self) -> bool { self.shared.state().sprung }
     /// Waits until the trap has sprung.
     pub(crate) fn wait_sprung(&self) {
         let waiting = |state: &mut State| !state.sprung;
