@@ -10,7 +10,7 @@ SHELL := bash
 .NOTPARALLEL:
 
 # Suites that run a real control plane: one after the other, for each of them fills two cores by itself.
-REAL := plane kubelet e2e
+REAL := plane kubelet e2e judge
 SUITES := $(basename $(notdir $(wildcard tests/*.rs))) $(notdir $(patsubst %/main.rs,%,$(wildcard tests/*/main.rs)))
 LOCAL := $(filter-out $(REAL),$(SUITES))
 
@@ -21,7 +21,7 @@ part = @printf '\n== %s\n' '$(1)'; $(2); printf '== %s: %d s\n' '$(1)' "$$SECOND
 CHECK = cargo fmt --all --check && cargo clippy --all-targets -- -D warnings && \
 	{ ! command -v cargo-deny >/dev/null || cargo deny check bans licenses sources; }
 
-.PHONY: help build check fmt prepare test test-local test-cluster demo
+.PHONY: help build check fmt prepare test test-local test-cluster chaos demo
 
 # Targets with a `##` behind them, and what stands there.
 help: ## this list
@@ -55,8 +55,13 @@ test-local: ## the tests that need no control plane; PostgreSQL 15 has to be the
 test-cluster: ## the tests on the real control plane, one suite after the other
 	$(call part,the control plane of the tests,cargo test --test plane)
 	$(call part,the kubelet of the tests,cargo test --test kubelet)
-	$(call part,pgmoor on the real cluster,cargo test --test e2e -- --skip moves:: --nocapture --test-threads=2)
-	$(call part,the main job on the real cluster,cargo test --test e2e moves:: -- --nocapture --test-threads=1)
+	$(call part,pgmoor on the real cluster,cargo test --test e2e -- --skip moves:: --skip mass:: --nocapture --test-threads=2)
+	$(call part,the main job on the real cluster,cargo test --test e2e -- moves:: mass:: --nocapture --test-threads=1)
+	$(call part,the judge,cargo test --test judge -- --nocapture)
+
+# SEED= is drawn if it is left out; MINUTES= is 10 then.
+chaos: ## the judge at length, on the real cluster (as root): random faults until MINUTES= are over, drawn from SEED=
+	JUDGE_SEED=$(SEED) JUDGE_MINUTES=$(MINUTES) cargo test --test judge long_run -- --ignored --nocapture
 
 # Needs nothing but Rust: PostgreSQL is installed if it is missing. CLUSTER=1: the same under a real Kubernetes control
 # plane and Patroni (root; the first time it builds the control plane).

@@ -109,6 +109,10 @@ fn busy() -> Metrics {
     metrics.fenced();
     metrics.auth_failed();
     metrics.reloaded(Reload::Ok);
+    metrics.replayed("replayed", "ok");
+    metrics.commit_settled("committed");
+    metrics.switchover(&"orders".into(), "switched");
+    metrics.drain_marks(&"orders".into(), 0);
     let id = PodId::new("pg-0", "uid");
     let route = Route { id: id.clone(), address: None, role: Role::Primary, draining: false, ready: true, zone: None };
     metrics.observe_table(&RoutingTable {

@@ -158,10 +158,10 @@ impl Journal {
             usize::try_from(expected.count - self.heard.count).map_or(bytes.len(), |left| left.min(bytes.len()));
         self.heard.add(&bytes[..known]);
         if self.heard.count == expected.count {
-            self.expected = None;
             if self.heard.hash.digest128() != expected.digest {
                 return Err(Mismatch);
             }
+            self.expected = None;
             self.heard.add(&bytes[known..]);
         }
         Ok(known)

@@ -123,7 +123,8 @@ fn cut_everywhere(
             let told = told(&reply);
             check(pair.a, ids + at, told);
             // A COMMIT is not sent before the answer to the guard's question is here: so it is never in doubt.
-            assert!(words.contains(&told), "{form:?} {way:?} cut at {at}: {reply:?}");
+            let said = String::from_utf8_lossy(&rig.cutter.seen(Way::ToServer)).into_owned();
+            assert!(words.contains(&told), "{form:?} {way:?} cut at {at}: {reply:?}; the server was told {said:?}");
             if reply.status == 'E' {
                 assert_eq!(raw.run("rollback").status, 'I');
             }
