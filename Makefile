@@ -21,7 +21,7 @@ part = @printf '\n== %s\n' '$(1)'; $(2); printf '== %s: %d s\n' '$(1)' "$$SECOND
 CHECK = cargo fmt --all --check && cargo clippy --all-targets -- -D warnings && \
 	{ ! command -v cargo-deny >/dev/null || cargo deny check bans licenses sources; }
 
-.PHONY: help build check fmt prepare test test-local test-cluster chaos demo
+.PHONY: help build check fmt prepare test test-local test-cluster guard-cost chaos demo
 
 # Targets with a `##` behind them, and what stands there.
 help: ## this list
@@ -58,6 +58,9 @@ test-cluster: ## the tests on the real control plane, one suite after the other
 	$(call part,pgmoor on the real cluster,cargo test --test e2e -- --skip moves:: --skip mass:: --nocapture --test-threads=2)
 	$(call part,the main job on the real cluster,cargo test --test e2e -- moves:: mass:: --nocapture --test-threads=1)
 	$(call part,the judge,cargo test --test judge -- --nocapture)
+
+guard-cost: ## what the commit guard costs: the same loads with and without it, in turn; wants a quiet machine
+	cargo test --release --test local commit::cost -- --ignored --nocapture
 
 # SEED= is drawn if it is left out; MINUTES= is 10 then.
 chaos: ## the judge at length, on the real cluster (as root): random faults until MINUTES= are over, drawn from SEED=

@@ -11,6 +11,7 @@ use prometheus::{
 use tokio::time::Instant;
 
 use crate::config::Endpoint;
+use crate::continuity::pins::Pin;
 use crate::error::Code;
 use crate::ids::{ClusterName, PodName};
 use crate::topology::routing::RoutingTable;
@@ -130,6 +131,7 @@ pub struct Metrics {
     probes: IntCounterVec,
     cancels: IntCounterVec,
     pins: IntCounterVec,
+    pinned_now: IntGaugeVec,
     replays: IntCounterVec,
     commits: IntCounterVec,
     fenced: IntCounter,
@@ -189,6 +191,7 @@ impl Metrics {
             probes: counters(r, "probes_total", "Probes of pods, by outcome.", &["cluster", "outcome"])?,
             cancels: counters(r, "cancels_total", "Cancel requests, by outcome.", &["outcome"])?,
             pins: counters(r, "pins_total", "Times a session became tied to its backend, by reason.", &["reason"])?,
+            pinned_now: gauges(r, "pinned_sessions", "Sessions tied to their backend now, by reason.", &["reason"])?,
             replays: counters(
                 r,
                 "replays_total",
@@ -285,6 +288,20 @@ impl Metrics {
     /// A session became tied to its backend.
     pub fn pinned(&self, reason: &'static str) {
         self.pins.with_label_values(&[reason]).inc();
+        self.pinned_now.with_label_values(&[reason]).inc();
+    }
+
+    /// It is not any more, or it has ended.
+    pub fn unpinned(&self, reason: &'static str) {
+        self.pinned_now.with_label_values(&[reason]).dec();
+    }
+
+    /// How many sessions are tied now, by reason; those there are.
+    pub fn pins(&self) -> BTreeMap<String, u64> {
+        let count =
+            |pin: Pin| u64::try_from(self.pinned_now.with_label_values(&[pin.as_str()]).get()).unwrap_or_default();
+        let pins = Pin::ALL.into_iter().map(|pin| (pin.as_str().to_owned(), count(pin)));
+        pins.filter(|(_, count)| *count > 0).collect()
     }
 
     /// A transaction that lost its server was run again, or not.

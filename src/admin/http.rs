@@ -62,13 +62,14 @@ impl Sources {
     /// The state at this moment.
     pub fn report(&self) -> Report {
         let tables: Vec<Arc<RoutingTable>> = self.tables.iter().map(|table| Arc::clone(&table.borrow())).collect();
-        Report::new(
+        let report = Report::new(
             self.shutdown.phase(),
             self.started.elapsed(),
             self.metrics.holds(),
             &(self.sessions)(),
             tables.iter().map(AsRef::as_ref),
-        )
+        );
+        Report { pins: self.metrics.pins(), ..report }
     }
 }
 

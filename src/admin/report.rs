@@ -53,6 +53,8 @@ pub struct Report {
     pub sessions: BTreeMap<String, u64>,
     /// Sessions that wait for a pod.
     pub holds: u64,
+    /// Sessions that are tied to their backend, by reason.
+    pub pins: BTreeMap<String, u64>,
     /// In the order of the configuration.
     pub clusters: Vec<ClusterReport>,
 }
@@ -139,6 +141,7 @@ impl Report {
             not_ready: not_ready(phase, &clusters),
             sessions: sessions.by_state(),
             holds,
+            pins: BTreeMap::new(),
             clusters,
         }
     }

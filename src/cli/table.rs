@@ -15,6 +15,10 @@ pub(super) fn render(report: &Report) -> String {
         format!("pgmoor {}, {}, {ready}, up {}s", report.version, report.phase, report.uptime_seconds),
         format!("sessions: {}; {} waiting for a pod", sessions.join(", "), report.holds),
     ];
+    if !report.pins.is_empty() {
+        let pins: Vec<String> = report.pins.iter().map(|(pin, count)| format!("{count} {pin}")).collect();
+        lines.push(format!("pinned to their server: {}", pins.join(", ")));
+    }
     for cluster in &report.clusters {
         lines.push(String::new());
         lines.push(headline(cluster));
@@ -89,6 +93,7 @@ mod tests {
             not_ready: Vec::new(),
             sessions: [("loose".to_owned(), 6)].into(),
             holds: 0,
+            pins: [("temp_object".to_owned(), 2)].into(),
             clusters: vec![ClusterReport {
                 name: "orders".to_owned(),
                 epoch: 2,
@@ -103,6 +108,7 @@ mod tests {
         let expected = "\
 pgmoor 1, serving, ready, up 5s
 sessions: 6 loose; 0 waiting for a pod
+pinned to their server: 2 temp_object
 
 cluster orders: NO PRIMARY is proven (contested), writes wait, timeline 1, table 2, 1 sessions on no pod, STALE: the watch is broken
   POD    ROLE     STATE  LAG   SESSIONS  ZONE  ADDRESS

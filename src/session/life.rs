@@ -21,7 +21,7 @@ use crate::continuity::restore::Restore;
 use crate::continuity::{Command, Continuity, Input, Settings, Stage, World};
 use crate::error::{Code, Complaint};
 use crate::ids::PodId;
-use crate::metrics::{HoldGauge, SessionGauge, SessionState};
+use crate::metrics::{HoldGauge, Metrics, SessionGauge, SessionState};
 use crate::topology::evidence::Suspicion;
 use crate::topology::routing::{Need, RoutingTable};
 use crate::wire::TxStatus;
@@ -227,10 +227,10 @@ impl Life {
             event = poll_fn(|cx| {
                 let event = if attached { relay.poll_attached(cx, leave) } else { relay.poll_loose(cx, waiting) };
                 relay.count(FLUSH);
-                for pin in relay.state.pins().iter().filter(|pin| !pins.has(*pin)) {
-                    shared.metrics.pinned(pin.as_str());
+                if *pins != relay.state.pins() {
+                    count_pins(&shared.metrics, *pins, relay.state.pins());
+                    *pins = relay.state.pins();
                 }
-                *pins = relay.state.pins();
                 if relay.take_read_only_hit()
                     && writes
                     && let Some(pod) = berth
@@ -459,6 +459,7 @@ impl Life {
         if self.relay.is_open() {
             self.call_off();
         }
+        count_pins(&self.shared.metrics, self.pins, Pins::default());
         self.place.moor(None);
         (self.joining, self.held) = (None, None); // nobody waits behind a client that reads nothing
         if !message.is_empty() {
@@ -474,4 +475,10 @@ impl Life {
         }
         debug!("session ended");
     }
+}
+
+/// Pins that came, and pins that went.
+fn count_pins(metrics: &Metrics, before: Pins, now: Pins) {
+    now.iter().filter(|pin| !before.has(*pin)).for_each(|pin| metrics.pinned(pin.as_str()));
+    before.iter().filter(|pin| !now.has(*pin)).for_each(|pin| metrics.unpinned(pin.as_str()));
 }

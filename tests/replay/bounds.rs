@@ -246,6 +246,11 @@ fn a_pod_drains_past_its_deadline() {
     let stuck = "select count(*) from pg_stat_activity where wait_event = 'ClientWrite'";
     until("the reader to be stuck", || (psql(pair.a, stuck) == "1").then_some(()));
     let mut finishes = begun(5);
+    let mut pinned = Raw::login_with(moor.rw(), &[("application_name", "client")]);
+    pinned.run("create temp table mine (id int)");
+    let pins = || moor.metric(r#"pgmoor_pinned_sessions{reason="temp_object"}"#);
+    until("the pin to be counted", || (pins() == 1.0).then_some(()));
+    assert_eq!(moor.status().unwrap()["pins"]["temp_object"], 1);
     let began = Instant::now();
     let mut order = std::net::TcpStream::connect(moor.admin()).unwrap();
     order.write_all(b"POST /drain?pod=a HTTP/1.1\r\nhost: pgmoor\r\nconnection: close\r\n\r\n").unwrap();
@@ -256,6 +261,9 @@ fn a_pod_drains_past_its_deadline() {
     let left = "select count(*) from pg_stat_activity where application_name = 'client'";
     until("all to leave", || (psql(pair.a, left) == "0").then_some(()));
     assert!(began.elapsed() > Duration::from_millis(900), "{:?}", began.elapsed());
+    let reply = pinned.reply();
+    assert_eq!((reply.code(), reply.status), ("57P01", ' '), "{reply:?}");
+    until("the pin to be gone", || (pins() == 0.0).then_some(()));
     open.put(&query("insert into t values (1, 'b')"));
     pair.caught_up();
     pair.stop();
