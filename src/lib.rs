@@ -34,6 +34,13 @@
 //! frames are relayed and observed → the backend is lost, fenced or to be left: [`continuity::Continuity`] decides →
 //! hold, join another, [`continuity::restore`] the state, go on → Terminate.
 //!
+//! # Life of a transaction that loses its server
+//! Its requests and a hash of its answers stand in [`continuity::journal`]; before its COMMIT [`continuity::guard`] asked for
+//! what tells the outcome → the backend is lost: [`continuity::loss`] says what may have been committed,
+//! [`continuity::survey`] what the statements may do twice → on the next backend, [`continuity::inquest`] and
+//! [`continuity::commit`] find out about a COMMIT in doubt → it is told, or the journal is fed once more and its answers
+//! checked up to where the client had come → the session goes on.
+//!
 //! # Life of a role change
 //! A pod's label or the leader object changes, a session finds its backend dead, or a probe answers something new →
 //! [`discovery`] feeds [`topology::Topology`] → it orders probes, proves the new primary and publishes a

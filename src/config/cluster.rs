@@ -146,7 +146,8 @@ impl Preset {
 /// How a cluster's pods are asked what they are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Probe {
-    /// The role the probe logs in as; it needs no rights but CONNECT (and pg_monitor for the timeline of a standby).
+    /// The role the probe logs in as; it needs no rights but CONNECT (and pg_monitor for the timeline of a standby,
+    /// EXECUTE on `pg_read_file(text, bigint, bigint, boolean)` for the history of timelines).
     pub user: String,
     /// Its password; `None` where PostgreSQL trusts pgmoor.
     pub password: Option<Password>,

@@ -155,6 +155,8 @@ pub(super) struct Relay {
     begun: bool,
     /// The session goes to a primary.
     writes: bool,
+    /// Times that a backend vanished since the client was answered last.
+    losses: u32,
 }
 
 impl Relay {
@@ -185,6 +187,7 @@ impl Relay {
             half: false,
             begun: false,
             writes,
+            losses: 0,
         }
     }
 

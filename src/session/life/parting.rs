@@ -61,7 +61,7 @@ impl Life {
         self.place.moor(None);
         self.reason = reason;
         let pins = self.relay.state.pins();
-        let fate = self.relay.wreck();
+        let fate = self.relay.wreck(reason == Suspicion::Vanished.as_str());
         info!(%pod, reason, in_flight = depth, ?fate, "backend lost");
         let pins = if fate == Fate::Open { self.relay.state.pins() } else { pins };
         match fate {

@@ -116,6 +116,9 @@ impl Relay {
 
     /// ReadyForQuery went to the client.
     fn unit_ended(&mut self, status: TxStatus, until: Option<u64>) -> Result<(), Event> {
+        if !self.is_replaying() && !self.journal.is_verifying() {
+            self.losses = 0;
+        }
         if status != TxStatus::Idle {
             return Ok(());
         }

@@ -27,6 +27,9 @@ use crate::wire::{HEADER_LEN, TxStatus, backend, frontend};
 
 use super::{Event, FROM_CLIENT, Farewell, Reading, Relay, speak};
 
+/// Times that a server may vanish without a word and without an answer in between: it may be the statement that kills it.
+const MOST_LOSSES: u32 = 3;
+
 /// Bytes of notifications that wait for the end of a replay.
 const ASIDE: usize = 64 * 1024;
 
@@ -72,15 +75,19 @@ pub(in crate::session) enum Fate {
 }
 
 impl Relay {
-    /// The backend is gone: its requests in flight are kept to be run again, or answered, once.
-    pub(in crate::session) fn wreck(&mut self) -> Fate {
+    /// The backend is gone: its requests in flight are kept to be run again, or answered, once. `unforeseen`: it said no word.
+    pub(in crate::session) fn wreck(&mut self, unforeseen: bool) -> Fate {
         self.backend_gone();
+        self.losses += u32::from(unforeseen);
         self.lost.take_if(|lost| lost.done);
         if self.begun || self.is_beginning() {
             self.begin_later();
             return if self.half { Fate::Cut("half_delivered") } else { Fate::Unharmed };
         }
         if self.lost.is_some() && (self.parked.is_none() || self.journal.is_verifying()) {
+            if self.losses > MOST_LOSSES {
+                return self.fall_back();
+            }
             self.unfeed();
             self.begin_again();
             return Fate::Open;
@@ -137,6 +144,7 @@ impl Relay {
         let start = self.state.at_start().ok_or("statements")?;
         let requests = self.journal.requests();
         let refused = match requests {
+            _ if self.losses > MOST_LOSSES => Some("losses"),
             Ok(requests) => {
                 let found = survey(requests, &|name| start.text_of(name), self.pipeline.reads_plainly());
                 match found.outside {

@@ -170,7 +170,7 @@ fn pump(mut from: TcpStream, mut to: TcpStream, way: Way, session: bool, shared:
         };
         let mut rest = &buffer[..count];
         while !rest.is_empty() {
-            let (now, then) = if session { allowed(shared, way, rest.len()) } else { (rest.len(), None) };
+            let (now, then, releases) = if session { allowed(shared, way, rest.len()) } else { (rest.len(), None, 0) };
             // Noted before it is sent: what the other side has is always part of what was seen.
             if session {
                 shared.state().seen(way).extend_from_slice(&rest[..now]);
@@ -183,24 +183,24 @@ fn pump(mut from: TcpStream, mut to: TcpStream, way: Way, session: bool, shared:
             match then {
                 None => {}
                 Some(Then::Cut) => return cut(&from, &to, way),
-                Some(Then::Hold) => hold(shared),
+                Some(Then::Hold) => hold(shared, releases),
             }
         }
     }
     let _ = to.shutdown(Shutdown::Write);
 }
 
-/// How much of `count` bytes may go now, and what comes then.
-fn allowed(shared: &Shared, way: Way, count: usize) -> (usize, Option<Then>) {
+/// How much of `count` bytes may go now, and what comes then; and how often what was held had been let go.
+fn allowed(shared: &Shared, way: Way, count: usize) -> (usize, Option<Then>, u64) {
     let mut state = shared.state();
     let gone = state.seen(way).len();
     match state.trap {
         Some((trapped, after, then)) if trapped == way && gone + count > after => {
             (state.trap, state.sprung) = (None, true);
             shared.changed.notify_all();
-            (after - gone, Some(then))
+            (after - gone, Some(then), state.releases)
         }
-        _ => (count, None),
+        _ => (count, None, state.releases),
     }
 }
 
@@ -212,8 +212,7 @@ fn cut(from: &TcpStream, to: &TcpStream, way: Way) {
     }
 }
 
-fn hold(shared: &Shared) {
-    let state = shared.state();
-    let releases = state.releases;
-    drop(shared.changed.wait_while(state, |state| state.releases == releases));
+/// Until it is let go, which may have been before we came here.
+fn hold(shared: &Shared, releases: u64) {
+    drop(shared.changed.wait_while(shared.state(), |state| state.releases == releases));
 }
