@@ -19,7 +19,7 @@ use crate::ids::PodId;
 const REMEMBERED: usize = 256;
 
 /// How long a failed login's turn stays out: after the first setback, and at most.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(100));
+const PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(20));
 
 /// How wide a gate begins and how wide it may grow, in logins at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

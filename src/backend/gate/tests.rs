@@ -122,8 +122,8 @@ async fn the_pause_doubles_with_each_round_of_failures_and_ends_with_a_success()
     let began = Instant::now();
     drop(gates.enter(&pod).await);
     // The clock of tokio's sleep counts whole milliseconds, rounded up.
-    assert!((10..=12).contains(&began.elapsed().as_millis()), "four at once are one setback: {:?}", began.elapsed());
-    for least in [20, 40, 80, 100, 100] {
+    assert!((5..=7).contains(&began.elapsed().as_millis()), "four at once are one setback: {:?}", began.elapsed());
+    for least in [10, 20, 20] {
         let took = pause().await;
         assert!((least..=least + 2).contains(&took), "{took} instead of {least}");
     }
@@ -131,7 +131,7 @@ async fn the_pause_doubles_with_each_round_of_failures_and_ends_with_a_success()
     gates.enter(&pod).await.failed();
     let began = Instant::now();
     drop(gates.enter(&pod).await);
-    assert!((10..=12).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
+    assert!((5..=7).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
@@ -184,7 +184,7 @@ async fn a_pod_that_refuses_everyone_is_not_hammered() {
     }
     sleep(Duration::from_secs(10)).await;
     let tried = tries.load(Ordering::Relaxed);
-    assert!((90..=130).contains(&tried), "{tried} tries in ten seconds");
+    assert!((400..=550).contains(&tried), "{tried} tries in ten seconds");
     well.store(true, Ordering::Relaxed);
     let healed = Instant::now();
     while served.load(Ordering::Relaxed) < 2_000 {
