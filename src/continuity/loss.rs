@@ -156,7 +156,10 @@ impl Pipeline {
     /// The backend ended.
     pub fn lose(&mut self, state: &mut State) -> Wreck {
         let units = self.units(state);
-        let walks = self.walks(&units);
+        let mut walks = self.walks(&units);
+        if let (true, Some(way)) = (self.has_rows_only(), walks.last_mut()) {
+            way.end.loose = false;
+        }
         let mut status = self.status();
         let mut answers = Vec::new();
         let mut open = None;

@@ -46,6 +46,8 @@ pub struct Pipeline {
     unreadable: bool,
     /// In the open transaction a statement completed that may have written.
     wrote: bool,
+    /// The open unit does nothing but write rows, and all of it but its Sync was sent: nothing of it is committed.
+    rows_only: bool,
 }
 
 /// What the names of statements stand for, apart from the pipeline.
@@ -167,6 +169,11 @@ impl Pipeline {
         matches!(self.owed.iter().find(|owed| !matches!(owed, Owed::CopyEnd { .. })), Some(Owed::Ours))
     }
 
+    /// The open unit writes rows, and its Sync is held back ([`Self::only_writes_rows`]).
+    pub fn holds_sync_back(&mut self) {
+        self.rows_only = true;
+    }
+
     /// How many requests of pgmoor's own have not been answered.
     pub fn ours_count(&self) -> usize {
         self.owed.iter().filter(|owed| matches!(owed, Owed::Ours)).count()
@@ -257,7 +264,7 @@ impl Pipeline {
             self.stray_syncs += 1;
         } else {
             self.owed.push_back(Owed::Sync { end });
-            self.open = false;
+            (self.open, self.rows_only) = (false, false);
         }
     }
 
@@ -546,6 +553,10 @@ impl Pipeline {
         self.open
     }
 
+    pub(super) fn has_rows_only(&self) -> bool {
+        self.rows_only
+    }
+
     pub(super) fn walk(&self) -> Walk {
         self.walk
     }
@@ -585,6 +596,7 @@ impl Pipeline {
         self.owed.clear();
         self.names.transaction_ended();
         (self.failed, self.open, self.copying, self.stray_syncs, self.wrote) = (false, false, false, 0, false);
+        self.rows_only = false;
         self.settle(status);
     }
 }

@@ -380,11 +380,14 @@ impl Relay {
     }
 
     /// Asks for what tells a COMMIT's outcome, before it goes out.
-    fn ask_before_commit(&mut self, end: End) {
+    fn ask_before_commit(&mut self, end: End, sync: bool) {
         let forgotten = self.state.in_doubt() || self.pipeline.drops_statements();
         if let Some(question) = self.guard.question(end, forgotten) {
             self.up.inject(&question);
             self.pipeline.ours();
+            if sync {
+                self.pipeline.holds_sync_back();
+            }
             self.down.set_interest(FROM_BACKEND_ASKED);
         }
         self.guard.asked_for_this = true;

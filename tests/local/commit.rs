@@ -180,6 +180,42 @@ fn the_same_primary_alive_wherever_a_request_is_cut() {
     }
 }
 
+/// Sent in one packet with its question a COMMIT stays in doubt until that is answered; what is told is true all the same.
+#[test]
+fn a_pipelined_question_leaves_a_little_doubt() {
+    let pair = Pair::start("");
+    psql(pair.a, TABLE);
+    let pipelined = "commit_guard = \"pipelined\"\nreplay_deadline = \"3s\"";
+    let counts = cut_everywhere(&pair, pipelined, Form::Simple, Way::ToMoor, 0, 10_000, &["COMMIT", "08007"]);
+    assert!(counts["08007"] > 10 && counts["COMMIT"] > 15, "{counts:?}");
+}
+
+/// A write outside of any transaction, by the extended protocol: its Sync is its COMMIT.
+#[test]
+fn an_autocommit_write_wherever_the_wire_is_cut() {
+    let pair = Pair::start("");
+    psql(pair.a, TABLE);
+    let mut id = 100_000;
+    for (way, step) in [(Way::ToMoor, 3), (Way::ToServer, 11)] {
+        let rig = Rig::new(&pair, "commit_guard = \"autocommit\"\nreplay_deadline = \"3s\"");
+        let mut raw = Raw::login(rig.moor.rw());
+        let (mut at, mut sprung) = (0, true);
+        while sprung {
+            assert_eq!(raw.run("select 'on'").one(), "on", "the session lives");
+            id += 1;
+            rig.cutter.set(way, at, Then::Cut);
+            raw.put(&super::raw::unit("insert into t select $1::int", &[&id.to_string()]));
+            let reply = raw.reply();
+            sprung = rig.cutter.disarm();
+            assert_eq!((reply.code(), reply.done.len(), reply.status), ("", 1, 'I'), "{way:?} cut at {at}: {reply:?}");
+            assert_eq!(psql(pair.a, &format!("select count(*) from t where id = {id}")), "1", "{way:?} cut at {at}");
+            rig.cutter.cut();
+            at += step;
+        }
+        assert!(at > 100, "{way:?}: {at}");
+    }
+}
+
 /// The length of what pgmoor sends before the client's own COMMIT.
 fn guard_length(rig: &Rig, form: Form) -> usize {
     let mut raw = Raw::login(rig.moor.rw());

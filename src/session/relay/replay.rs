@@ -98,6 +98,7 @@ impl Relay {
         let committed = mark.is_some().then(|| self.state.committed());
         let wreck = self.pipeline.lose(&mut self.state);
         if wreck.chance == Chance::Needless && !self.half {
+            self.losses = 0;
             let told = self.tell(wreck);
             return told.map_or(Fate::Unharmed, Fate::Told);
         }

@@ -63,7 +63,8 @@ impl Relay {
                     ) {
                         Before::Go => {}
                         Before::Ask(end) => {
-                            self.ask_before_commit(end);
+                            let sync = tag == frontend::SYNC;
+                            self.ask_before_commit(end, sync);
                             continue;
                         }
                         Before::Wait => return Ok(()),
