@@ -30,6 +30,9 @@ use super::{Event, FROM_CLIENT, Farewell, Reading, Relay, speak};
 /// Times that a server may vanish without a word and without an answer in between: it may be the statement that kills it.
 const MOST_LOSSES: u32 = 3;
 
+/// Encodings of clients in which a byte of ASCII may be part of another character (multibyte, "Supported Character Sets").
+const HIDES_ASCII: [&str; 7] = ["BIG5", "GB18030", "GBK", "JOHAB", "SHIFT_JIS_2004", "SJIS", "UHC"];
+
 /// Bytes of notifications that wait for the end of a replay.
 const ASIDE: usize = 64 * 1024;
 
@@ -147,7 +150,9 @@ impl Relay {
         let refused = match requests {
             _ if self.losses > MOST_LOSSES => Some("losses"),
             Ok(requests) => {
-                let found = survey(requests, &|name| start.text_of(name), self.pipeline.reads_plainly());
+                let encoding = self.told.get("client_encoding").map_or("", String::as_str);
+                let plain = self.pipeline.reads_plainly() && !HIDES_ASCII.contains(&encoding);
+                let found = survey(requests, &|name| start.text_of(name), plain);
                 match found.outside {
                     Some(outside) => Some(outside.as_str()),
                     None if found.reads_only => {
