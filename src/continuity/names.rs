@@ -111,6 +111,7 @@ impl Names {
                     verb: Verb::Execute { name: name.clone() },
                     hints: act.hints,
                     configured: act.configured.clone(),
+                    told: Vec::new(),
                     text: Vec::new(),
                 };
                 self.parsed(name.as_bytes(), (!act.hints.is_empty()).then(|| script::of(executing)));

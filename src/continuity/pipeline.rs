@@ -11,7 +11,7 @@
 
 use std::collections::VecDeque;
 
-use crate::wire::message::{Bind, Parse, Query};
+use crate::wire::message::{Bind, DataRow, Parse, Query};
 use crate::wire::{TxStatus, frontend};
 
 use super::names::Names;
@@ -48,6 +48,12 @@ pub struct Pipeline {
     wrote: bool,
     /// The open unit does nothing but write rows, and all of it but its Sync was sent: nothing of it is committed.
     rows_only: bool,
+    /// Statements were sent, at any time, whose rows tell what they set.
+    tells: bool,
+    /// One of them is in flight, as far as is known: rows are to be shown.
+    reads_rows: bool,
+    /// The row of the statement that runs.
+    row: Option<Vec<u8>>,
 }
 
 /// What the names of statements stand for, apart from the pipeline.
@@ -129,6 +135,12 @@ impl Pipeline {
         self.is_quiet() && self.status == TxStatus::Idle
     }
 
+    /// Nothing is in flight but the end of one unit of the client's.
+    pub fn is_last(&self) -> bool {
+        let last = matches!(self.owed.back(), Some(Owed::Query { .. } | Owed::Sync { .. } | Owed::Call { .. }));
+        last && self.owed.len() == 1 && !self.open && self.stray_syncs == 0
+    }
+
     /// As many messages are in flight as may be.
     pub fn is_full(&self) -> bool {
         self.owed.len() >= MOST
@@ -151,6 +163,7 @@ impl Pipeline {
 
     /// A simple Query goes out. `end`: where it ends in all that the client ever sent.
     pub fn query(&mut self, meaning: Meaning, end: u64) {
+        self.reads_rows |= tells(&meaning);
         self.push_alone(Owed::Query { meaning, done: 0, end });
     }
 
@@ -224,6 +237,7 @@ impl Pipeline {
             kept.extend_from_slice(body);
             kept
         });
+        self.tells |= tells(&meaning);
         self.push(Owed::Parse { name: name.to_vec(), body: kept, meaning });
     }
 
@@ -245,6 +259,7 @@ impl Pipeline {
 
     /// An Execute goes out.
     pub fn execute(&mut self, portal: &[u8]) {
+        self.reads_rows |= self.tells && tells(&self.executing(portal));
         self.push(Owed::Execute { portal: portal.to_vec() });
     }
 
@@ -370,8 +385,28 @@ impl Pipeline {
         Note::Plain
     }
 
+    /// Rows are to be shown to [`Self::row`]: one of them tells what its statement set.
+    pub fn reads_rows(&self) -> bool {
+        self.reads_rows
+    }
+
+    /// DataRow: kept if it tells what the statement that runs has set.
+    pub fn row(&mut self, body: &[u8]) {
+        let act = match self.owed.front() {
+            Some(Owed::Query { meaning: Some(script), done, .. }) => script.acts().get(*done).cloned(),
+            Some(Owed::Execute { portal }) => {
+                self.names.portal(portal).and_then(|script| script.acts().first().cloned())
+            }
+            _ => None,
+        };
+        if act.is_some_and(|act| !act.told.is_empty()) {
+            self.row = Some(body.to_vec());
+        }
+    }
+
     /// The statement at `at` of this text completed with `tag`.
     fn ran(&mut self, meaning: &Meaning, at: usize, tag: &[u8], state: &mut State) {
+        let row = self.row.take();
         let Some(script) = meaning else {
             self.walk.plain();
             return;
@@ -381,6 +416,9 @@ impl Pipeline {
                 self.walk.step(act);
                 self.names.ran(act);
                 state.completed(act, tag);
+                if !act.told.is_empty() {
+                    state.told(&act.told, row.as_deref().and_then(|row| DataRow::read(row).ok()));
+                }
             }
             Some(_) | None => {
                 (self.walk.commits, self.walk.loose) = (true, true);
@@ -478,6 +516,7 @@ impl Pipeline {
             None => return false,
         };
         state.failed();
+        self.row = None;
         self.copying = false;
         self.failed = true;
         self.walk.dead = self.walk.block;
@@ -513,6 +552,7 @@ impl Pipeline {
         }
         self.failed = false;
         self.copying = false;
+        self.reads_rows &= !self.is_quiet();
         self.settle(status);
         if status == TxStatus::Idle {
             self.wrote = false;
@@ -596,9 +636,14 @@ impl Pipeline {
         self.owed.clear();
         self.names.transaction_ended();
         (self.failed, self.open, self.copying, self.stray_syncs, self.wrote) = (false, false, false, 0, false);
-        self.rows_only = false;
+        (self.rows_only, self.reads_rows, self.row) = (false, false, None);
         self.settle(status);
     }
+}
+
+/// A row of it tells what it sets.
+fn tells(meaning: &Meaning) -> bool {
+    meaning.as_ref().is_some_and(|script| script.tells())
 }
 
 #[cfg(test)]

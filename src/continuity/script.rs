@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::wire::sql::{self, Hints, Scope, Verb};
+use crate::wire::sql::{self, Column, Hints, Scope, Verb};
 
 /// A text that may touch session state or the transaction: its statements, in order.
 #[derive(Debug, PartialEq, Eq)]
@@ -21,6 +21,8 @@ pub struct Act {
     pub hints: Hints,
     /// The settings its calls of `set_config` name.
     pub configured: Vec<String>,
+    /// What the columns of its one row tell; empty if that is nothing.
+    pub told: Vec<Column>,
     /// Its text, kept only where it would be run again to restore the state.
     pub text: Vec<u8>,
 }
@@ -38,14 +40,23 @@ pub fn read(text: &[u8], cut: bool) -> Meaning {
         .map(|statement| {
             let verb = statement.verb();
             let text = if is_rerun(&verb) { statement.text().to_vec() } else { Vec::new() };
-            let hints = statement.hints();
+            let mut hints = statement.hints();
             let configured = if hints.set_config { statement.configured() } else { Vec::new() };
-            Act { verb, hints, configured, text }
+            let mut told = Vec::new();
+            if hints.set_config
+                && let Some(columns) = statement.assigns()
+            {
+                hints.set_config = false;
+                told = columns;
+            }
+            if told.iter().all(|column| *column == Column::Local) {
+                told.clear(); // nothing outlives the transaction
+            }
+            Act { verb, hints, configured, told, text }
         })
         .filter(|act| act.verb != Verb::Empty)
         .collect();
-    let dull =
-        acts.len() <= 1 && acts.iter().all(|act| matches!(act.verb, Verb::Read | Verb::Write) && act.hints.is_empty());
+    let dull = acts.len() <= 1 && acts.iter().all(|act| matches!(act.verb, Verb::Read | Verb::Write) && act.is_plain());
     (!dull || cut).then(|| Arc::new(Script { acts, cut }))
 }
 
@@ -77,6 +88,11 @@ impl Script {
         self.cut || self.acts.iter().any(|act| matches!(act.verb, Verb::Commit { .. } | Verb::PrepareTransaction))
     }
 
+    /// The row of one of its statements tells what it set.
+    pub fn tells(&self) -> bool {
+        self.acts.iter().any(|act| !act.told.is_empty())
+    }
+
     /// Nothing but a COMMIT that leaves no transaction open.
     pub fn only_commits(&self) -> bool {
         matches!(self.acts.as_slice(), [Act { verb: Verb::Commit { chain: false }, .. }]) && !self.cut
@@ -94,6 +110,11 @@ impl Script {
 }
 
 impl Act {
+    /// Nothing in it touches the session.
+    fn is_plain(&self) -> bool {
+        self.hints.is_empty() && self.told.is_empty()
+    }
+
     /// Whether what it does stays, although its transaction is rolled back.
     pub fn outlives_rollback(&self) -> bool {
         matches!(self.verb, Verb::Prepare { .. } | Verb::Deallocate { .. } | Verb::Load) || !self.hints.is_empty()
@@ -186,6 +207,15 @@ mod tests {
         for text in ["SELECT 1", "insert into t values (1)", "  UPDATE t SET a = 1;", "", "-- nothing"] {
             assert_eq!(read(text.as_bytes(), false), None, "{text}");
         }
+    }
+
+    #[test]
+    fn what_the_row_tells_is_no_riddle() {
+        let script = read(b"SELECT set_config('a.b', $1, false)", false).unwrap();
+        assert!(script.tells() && script.acts()[0].hints.is_empty());
+        assert_eq!(read(b"SELECT set_config('a.b', $1, true)", false), None, "it ends with its transaction");
+        let script = read(b"SELECT set_config($1, $2, false)", false).unwrap();
+        assert!(!script.tells() && script.acts()[0].hints.set_config);
     }
 
     #[test]

@@ -14,8 +14,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::wire::TxStatus;
-use crate::wire::message::Parse;
-use crate::wire::sql::{self, Discard, Scope, Setting as Value, Verb};
+use crate::wire::message::{DataRow, Parse};
+use crate::wire::sql::{self, Column, Discard, Scope, Setting as Value, Verb};
 
 use super::carried::{Prepared, Setting, Transactional, characteristics};
 use super::names::clip;
@@ -293,6 +293,30 @@ impl State {
             | Verb::Do
             | Verb::Write
             | Verb::Empty => {}
+        }
+    }
+
+    /// A statement that only sets settings completed, with this row: its columns tell their values.
+    pub fn told(&mut self, columns: &[Column], row: Option<DataRow<'_>>) {
+        for (at, column) in columns.iter().enumerate() {
+            let Column::Session(name) = column else { continue };
+            let Some(value) = row.as_ref().and_then(|row| row.text(at)) else {
+                self.suspect(std::slice::from_ref(name));
+                self.doubt = true; // NULL, or in an encoding of its own
+                continue;
+            };
+            let set = Setting::Value(value.to_owned());
+            match name.as_str() {
+                name if OF_A_TRANSACTION.contains(&name) => {}
+                "role" => self.change(|now| now.role = (value != "none").then_some(set)),
+                "session_authorization" => self.change(|now| {
+                    now.authorization = Some(set);
+                    now.role = None;
+                }),
+                name => self.change(|now| {
+                    now.settings.insert(name.to_owned(), set);
+                }),
+            }
         }
     }
 

@@ -281,6 +281,8 @@ impl Life {
             }
             Event::BackendLost(suspicion) => self.lost(suspicion),
             Event::Boundary => self.boundary().await,
+            // Nothing hurries, and a backend that is only slow is kept.
+            Event::Question => self.ask(self.shared.terms.connect).await,
             Event::Replayed => {
                 self.replay_until = None;
                 self.shared.metrics.replayed("replayed", "ok");
@@ -392,14 +394,15 @@ impl Life {
     /// Asks the backend what the session has built up.
     async fn ask(&mut self, patience: Duration) -> Option<End> {
         let deadline = Instant::now() + patience;
-        let mut stream = self.relay.detach()?;
+        let (mut stream, mut unseen) = self.relay.lend()?;
         match ask(&mut stream, &self.identity.user, &mut self.relay.state, deadline).await {
             Ok((asked, others)) => {
                 if asked == Asked::Failed {
                     warn!("the backend could not say what its session has built up: going by what was seen");
                     self.relay.state.give_up_doubt();
                 }
-                self.relay.reattach(stream, &others);
+                unseen.extend_from_slice(&others);
+                self.relay.reattach(stream, &unseen);
                 None
             }
             Err(_) => {

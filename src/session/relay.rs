@@ -63,8 +63,8 @@ const FROM_BACKEND: Interest = Interest::NONE.with(&[
     backend::ROW_DESCRIPTION,
 ]);
 
-/// The same while an answer to pgmoor itself is due.
-const FROM_BACKEND_ASKED: Interest = FROM_BACKEND.with(&[backend::DATA_ROW]);
+/// The same while a row is of interest: an answer to pgmoor itself, or one that tells what a statement has set.
+const FROM_BACKEND_ROWS: Interest = FROM_BACKEND.with(&[backend::DATA_ROW]);
 
 const fn every_tag_but(left_out: u8) -> Interest {
     let mut tags = [0_u8; 255];
@@ -94,6 +94,9 @@ pub(super) enum Event {
     BackendEnded,
     /// Idle, everything delivered: somebody wanted to be told.
     Boundary,
+    /// All but its last ReadyForQuery was delivered: the backend is to be asked what the session has built up before the
+    /// client may rely on it.
+    Question,
     /// Without a backend, and the client has sent something that needs one.
     Demand,
     /// A lost transaction was run again: all goes on.
@@ -157,6 +160,10 @@ pub(super) struct Relay {
     writes: bool,
     /// Times that a backend vanished since the client was answered last.
     losses: u32,
+    /// The backend is asked where the wire does not tell what a statement did.
+    asks: bool,
+    /// A ReadyForQuery waits for that.
+    withheld: bool,
 }
 
 impl Relay {
@@ -188,6 +195,8 @@ impl Relay {
             begun: false,
             writes,
             losses: 0,
+            asks: terms.ask.is_some(),
+            withheld: false,
         }
     }
 
@@ -221,8 +230,16 @@ impl Relay {
         self.backend.take()
     }
 
+    /// Lends the backend for a question of our own; what it has sent and was not passed on comes again with [`Self::reattach`].
+    pub(super) fn lend(&mut self) -> Option<(Stream, BytesMut)> {
+        let unseen = BytesMut::from(self.down.front(self.down.unseen()));
+        self.down.cut_source();
+        Some((self.backend.take()?, unseen))
+    }
+
     /// Takes the same backend back after a question of our own; `others` came for the client meanwhile.
     pub(super) fn reattach(&mut self, stream: Stream, others: &[u8]) {
+        self.withheld = false;
         self.down.append(others);
         self.backend = Some(stream);
     }
@@ -285,6 +302,9 @@ impl Relay {
                 Err(event) => return Poll::Ready(event),
             }
             self.tell_asides();
+            if self.withheld && !self.is_replaying() && self.up.is_drained() && self.down.is_drained() {
+                return Poll::Ready(Event::Question);
+            }
             let stop = leave || self.state.in_doubt();
             if stop && self.is_idle() && self.down.is_empty() {
                 return Poll::Ready(Event::Boundary);
@@ -388,7 +408,7 @@ impl Relay {
             if sync {
                 self.pipeline.holds_sync_back();
             }
-            self.down.set_interest(FROM_BACKEND_ASKED);
+            self.down.set_interest(FROM_BACKEND_ROWS);
         }
         self.guard.asked_for_this = true;
     }

@@ -122,11 +122,6 @@ impl Client {
         Op::name(self.id, self.n)
     }
 
-    /// The time of the run.
-    pub(crate) fn now(&self) -> Duration {
-        self.journal.now()
-    }
-
     /// Runs a simple query.
     pub(crate) async fn ask(&mut self, sql: &str) -> Result<Reply, Told> {
         self.say(&raw::query(sql), 1).await

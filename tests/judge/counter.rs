@@ -44,8 +44,7 @@ impl Counter {
                 | Did::Rows(_)
                 | Did::Key(_)
                 | Did::Total(_)
-                | Did::State(_)
-                | Did::Forgot(..),
+                | Did::State(_),
                 _,
             ) => None,
         }

@@ -286,27 +286,3 @@ fn too_many_unknown_outcomes_are_found() {
     assert_eq!(run.judge().violations, []);
     assert_eq!(more(run).judge().violations, [Violation::Unknowns(4, 3)]);
 }
-
-#[test]
-fn a_forgotten_set_config_is_found_unless_its_server_died_just_then() {
-    let forgot = |since| right().and(Kind::State, Told::Done, Did::Forgot(vec!["old".to_owned()], since));
-    let run = forgot(Duration::from_secs(50));
-    let verdict = run.judge();
-    assert_eq!((verdict.violations, verdict.forgotten), (vec![], 1));
-    let run = forgot(Duration::from_secs(101));
-    assert_eq!(run.judge().violations, [Violation::State(run.last())]);
-
-    let some = |text: &str| vec![Some(text.to_owned())];
-    let now = Duration::from_secs(7);
-    let mut expected = Expected::default();
-    expected.set("my.note", "one", &Told::Done);
-    expected.set_by_function("my.note", "two", &Told::Done, now);
-    let (mut right, mut other) = (expected.clone(), expected.clone());
-    assert_eq!((right.compare(&some("two")).len(), right.forgot()), (0, None));
-    assert_eq!((expected.compare(&some("one")).len(), expected.forgot()), (1, Some(now)), "what it was before");
-    assert_eq!((other.compare(&some("three")).len(), other.forgot()), (1, None), "what it never was");
-    // Only the last: after a SET, which the wire tells, nothing may be forgotten.
-    right.set_by_function("my.note", "three", &Told::Done, now);
-    right.set("my.note", "four", &Told::Done);
-    assert_eq!((right.compare(&some("two")).len(), right.forgot()), (1, None));
-}

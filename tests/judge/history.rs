@@ -87,9 +87,6 @@ pub enum Did {
     Total(Option<i64>),
     /// Looked at its session: what was not as it should be.
     State(Vec<String>),
-    /// The same: nothing but the last set_config is forgotten, which was acknowledged at this time. What the wire does not
-    /// tell, pgmoor asks just after the acknowledgement; a server that dies in between takes it along, as the README says.
-    Forgot(Vec<String>, Duration),
 }
 
 /// One operation of one client. Times count from the beginning of the run.

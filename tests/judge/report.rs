@@ -42,7 +42,6 @@ pub fn tables(verdict: &Verdict, ops: &[Op], happened: &[Happened]) -> String {
     row(&mut text, "all", &sum);
     let (there, absent) = verdict.unknown;
     let _ = write!(text, "\n08007 of writes: {there} were there in the end, {absent} were not");
-    let _ = write!(text, "\nset_config forgotten with a server that died just then: {}", verdict.forgotten);
 
     let _ = write!(
         text,

@@ -142,9 +142,6 @@ impl fmt::Display for Violation {
     }
 }
 
-/// How long pgmoor's own question about a set_config may be on its way.
-const ASKING: Duration = Duration::from_secs(10);
-
 /// The verdict, and what was counted on the way.
 #[derive(Clone, Debug, Default)]
 pub struct Verdict {
@@ -154,8 +151,6 @@ pub struct Verdict {
     pub tally: BTreeMap<(Kind, Told), usize>,
     /// 08007 and in the end there; 08007 and not there. Only of those that write.
     pub unknown: (usize, usize),
-    /// Calls of set_config that a fault took along before pgmoor could ask about them.
-    pub forgotten: usize,
 }
 
 /// Holds the history against what was found.
@@ -203,14 +198,6 @@ impl Verdict {
         }
         match &op.did {
             Did::State(wrong) if !wrong.is_empty() => self.add(Violation::State(op.clone())),
-            Did::Forgot(_, since) => {
-                let asking = *since + ASKING;
-                if rules.storms.iter().any(|(from, to)| *from <= asking && *since <= *to) {
-                    self.forgotten += 1;
-                } else {
-                    self.add(Violation::State(op.clone()));
-                }
-            }
             Did::State(_)
             | Did::Nothing
             | Did::Transfer { .. }
@@ -247,7 +234,7 @@ impl Verdict {
                 most
             }
             Did::Key(key) => usize::from(found.keys.get(key) == Some(&op.tx())),
-            Did::Nothing | Did::Touch(_) | Did::Version(_) | Did::Total(_) | Did::State(_) | Did::Forgot(..) => return,
+            Did::Nothing | Did::Touch(_) | Did::Version(_) | Did::Total(_) | Did::State(_) => return,
         };
         match (&op.told, times) {
             (_, 2..) => self.add(Violation::Doubled(op.clone())),
@@ -271,7 +258,7 @@ impl Verdict {
                 Did::Transfer { .. } => drop(transfers.insert(op.tx())),
                 Did::Rows(_) => drop(writers.insert(op.tx())),
                 Did::Key(key) => drop(takers.insert((key, op.tx()))),
-                Did::Nothing | Did::Touch(_) | Did::Version(_) | Did::Total(_) | Did::State(_) | Did::Forgot(..) => {}
+                Did::Nothing | Did::Touch(_) | Did::Version(_) | Did::Total(_) | Did::State(_) => {}
             }
         }
         let ledger = found.ledger.keys().copied().filter(|tx| !transfers.contains(tx));
@@ -310,8 +297,7 @@ impl Verdict {
                 | Did::Key(_)
                 | Did::Touch(_)
                 | Did::Version(_)
-                | Did::State(_)
-                | Did::Forgot(..) => {}
+                | Did::State(_) => {}
             }
         }
     }

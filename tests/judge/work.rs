@@ -236,10 +236,8 @@ impl Client {
             _ => self.setting_inside(&format!("SET LOCAL judge.note = '{value}'"), "COMMIT").await,
         };
         let told = told(result);
-        match way {
-            1 => self.expected.set_by_function("judge.note", &value, &told, self.now()),
-            0 | 2 => self.expected.set("judge.note", &value, &told),
-            _ => {}
+        if way <= 2 {
+            self.expected.set("judge.note", &value, &told);
         }
         (told, Did::Nothing)
     }
@@ -281,9 +279,6 @@ impl Client {
             Ok(())
         };
         let result = work.await;
-        match self.expected.forgot().filter(|_| wrong.len() == 1) {
-            Some(since) => (told(result), Did::Forgot(wrong, since)),
-            None => (told(result), Did::State(wrong)),
-        }
+        (told(result), Did::State(wrong))
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::raw::{Raw, bind, execute, parse, sync};
+use super::raw::{Raw, bind, execute, parse, sync, unit};
 use super::stage::{Scene, Talk as _, said, scenes};
 
 scenes![
@@ -11,6 +11,7 @@ scenes![
     a_setting_made_before_and_changed_inside,
     a_local_setting,
     a_setting_made_by_a_function,
+    a_setting_made_by_a_function_just_then,
     a_setting_undone_by_a_savepoint,
     a_reported_setting,
     a_role,
@@ -100,6 +101,30 @@ fn a_setting_made_by_a_function(s: &Scene) {
     c.say("select 1", "1 SELECT 1 I");
     s.lose_again();
     c.say("select current_setting('work_mem') || current_setting('statement_timeout')", "7MB77s SELECT 1 I");
+}
+
+/// What a client was told is carried, however soon its server is lost: the row tells the value, or the server was asked
+/// before the client could go on.
+fn a_setting_made_by_a_function_just_then(s: &Scene) {
+    let mut c = s.client();
+    c.say("select set_config('app.told', 'by its row', false)", "by its row SELECT 1 I");
+    s.lose();
+    c.say("select current_setting('app.told')", "by its row SELECT 1 I");
+    c.put(&unit("select set_config('app.told', $1 || '!', false)", &["bound"]));
+    c.hear("bound! SELECT 1 I");
+    s.lose_again();
+    c.say("select current_setting('app.told')", "bound! SELECT 1 I");
+    c.say("select set_config('work' || '_mem', '7MB', false)", "7MB SELECT 1 I");
+    s.lose_again();
+    c.say("show work_mem", "7MB SHOW I");
+    c.say("do $$ begin perform set_config('statement_timeout', '77s', false); end $$", "DO I");
+    s.lose_again();
+    c.say("show statement_timeout", "77s SHOW I");
+    c.say("begin", "BEGIN T");
+    c.say("select set_config('app.told', 'undone', false)", "undone SELECT 1 T");
+    c.say("rollback", "ROLLBACK I");
+    s.lose_again();
+    c.say("select current_setting('app.told')", "bound! SELECT 1 I");
 }
 
 fn a_setting_undone_by_a_savepoint(s: &Scene) {

@@ -34,9 +34,14 @@ impl Relay {
     pub(super) fn observe_backend(&mut self) -> Result<(), Event> {
         loop {
             let holding = self.is_holding_asides();
+            let leaves_doubt = self.leaves_doubt();
             let (count, verdict) = match self.down.step() {
                 Ok(Step::Wait) => return Ok(()),
                 Ok(Step::Pass(count)) => (count, Verdict::Pass),
+                Ok(Step::Frame { tag: backend::READY_FOR_QUERY, body: b"I" }) if leaves_doubt => {
+                    self.withheld = true;
+                    return Ok(());
+                }
                 Ok(Step::Frame { tag, body }) => {
                     let mut reply = Reply {
                         pipeline: &mut self.pipeline,
@@ -97,6 +102,11 @@ impl Relay {
         }
     }
 
+    /// What the unit that ends has done to the session is not known, and the client would rely on it.
+    fn leaves_doubt(&self) -> bool {
+        self.asks && self.state.in_doubt() && self.pipeline.is_last() && !self.journal.is_verifying()
+    }
+
     /// Part of an answer: to the client, but for what it has had before a replay.
     fn deliver(&mut self, count: usize) -> Result<(), Event> {
         let known = self.journal.hear(self.down.front(count)).map_err(|Mismatch| Event::Mismatch)?;
@@ -107,9 +117,9 @@ impl Relay {
         Ok(())
     }
 
-    /// Rows were of interest while pgmoor itself was owed one.
+    /// Rows were of interest while pgmoor itself was owed one, or one was to tell what its statement has set.
     fn rows_matter_no_more(&mut self) {
-        if !self.guard.is_asking() {
+        if !self.guard.is_asking() && !self.pipeline.reads_rows() {
             self.down.set_interest(FROM_BACKEND);
         }
     }
@@ -176,7 +186,10 @@ impl Reply<'_> {
                 }
                 Err(_) => return Verdict::Doubtful("a CommandComplete that is none"),
             },
-            backend::DATA_ROW => Note::Plain,
+            backend::DATA_ROW => {
+                self.pipeline.row(body);
+                Note::Plain
+            }
             backend::NOTICE_RESPONSE | backend::NOTIFICATION_RESPONSE => return Verdict::Aside(tag),
             backend::PARSE_COMPLETE => self.pipeline.parse_complete(self.state),
             backend::BIND_COMPLETE => self.pipeline.bind_complete(),

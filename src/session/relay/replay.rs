@@ -18,7 +18,7 @@ use crate::continuity::journal::Spoiled;
 use crate::continuity::loss::{Aftermath, Answer, Chance, Word, Wreck};
 use crate::continuity::pipeline::Kept;
 use crate::continuity::state::State;
-use crate::continuity::survey::survey;
+use crate::continuity::survey::{Survey, survey};
 use crate::error::Code;
 use crate::net::pipe::Pipe;
 use crate::wire::message::ParameterStatus;
@@ -99,8 +99,10 @@ impl Relay {
         self.up.cut_sink();
         let mark = self.guard.take_mark();
         let committed = mark.is_some().then(|| self.state.committed());
+        // The client does not know yet that its unit has ended: what it did to the session comes with doing it again.
+        let again = std::mem::take(&mut self.withheld) && self.only_read();
         let wreck = self.pipeline.lose(&mut self.state);
-        if wreck.chance == Chance::Needless && !self.half {
+        if wreck.chance == Chance::Needless && !self.half && !again {
             self.losses = 0;
             let told = self.tell(wreck);
             return told.map_or(Fate::Unharmed, Fate::Told);
@@ -143,6 +145,18 @@ impl Relay {
         self.guard.backend_gone();
     }
 
+    /// Nothing in the journal changes anything but the session.
+    fn only_read(&self) -> bool {
+        let Some(start) = self.state.at_start() else { return false };
+        self.journal.requests().is_ok_and(|requests| self.survey(requests, &start).reads_only)
+    }
+
+    fn survey(&self, requests: &[u8], start: &State) -> Survey {
+        let encoding = self.told.get("client_encoding").map_or("", String::as_str);
+        let plain = self.pipeline.reads_plainly() && !HIDES_ASCII.contains(&encoding);
+        survey(requests, &|name| start.text_of(name), plain)
+    }
+
     /// What can still be made good.
     fn hope(&self, wreck: &Wreck, mark: Option<Mark>) -> Result<Hope, &'static str> {
         let start = self.state.at_start().ok_or("statements")?;
@@ -150,9 +164,7 @@ impl Relay {
         let refused = match requests {
             _ if self.losses > MOST_LOSSES => Some("losses"),
             Ok(requests) => {
-                let encoding = self.told.get("client_encoding").map_or("", String::as_str);
-                let plain = self.pipeline.reads_plainly() && !HIDES_ASCII.contains(&encoding);
-                let found = survey(requests, &|name| start.text_of(name), plain);
+                let found = self.survey(requests, &start);
                 match found.outside {
                     Some(outside) => Some(outside.as_str()),
                     None if found.reads_only => {

@@ -11,7 +11,7 @@ use crate::wire::scan::Step;
 use crate::wire::{HEADER_LEN, TxStatus, frontend};
 
 use super::guard::{End, Guard};
-use super::{Event, Farewell, Reading, Relay, broken_client};
+use super::{Event, FROM_BACKEND_ROWS, Farewell, Reading, Relay, broken_client};
 
 /// What a client frame is to the relay.
 enum Request {
@@ -25,12 +25,8 @@ impl Relay {
     /// Walks what the client sent, as far as it may be sent on now.
     pub(super) fn observe_client(&mut self, stop: bool) -> Result<(), Event> {
         loop {
-            if self.farewell == Farewell::Said || (stop && self.pipeline.is_idle() && self.up.at_boundary()) {
+            if self.has_to_wait(stop) {
                 return Ok(());
-            }
-            let full = self.pipeline.is_full() && !self.guard.is_paused();
-            if full || self.is_beginning() {
-                return Ok(()); // the replies let it go on
             }
             if self.begun && self.up.peek().is_some_and(|(tag, _)| tag != frontend::TERMINATE) {
                 self.send_begin();
@@ -90,10 +86,22 @@ impl Relay {
                 Ok(Request::Farewell) => self.farewell = Farewell::Said,
                 Err(complaint) => return Err(Event::Violation(complaint)),
             }
+            if self.pipeline.reads_rows() {
+                self.down.set_interest(FROM_BACKEND_ROWS);
+            }
             self.guard.asked_for_this = false;
             self.journal.sent(self.up.front(count));
             self.up.pass(count);
         }
+    }
+
+    /// Nothing more is sent for now: the client leaves, the backend is to be left, or replies let it go on.
+    fn has_to_wait(&self, stop: bool) -> bool {
+        self.farewell == Farewell::Said
+            || (stop && self.pipeline.is_idle() && self.up.at_boundary())
+            || (self.pipeline.is_full() && !self.guard.is_paused())
+            || self.withheld
+            || self.is_beginning()
     }
 
     /// With a backend already there again (a session that listens gets one unasked): the client's first frames are still

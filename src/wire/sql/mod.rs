@@ -7,6 +7,7 @@
 //! Lexed as PostgreSQL does with `standard_conforming_strings = on`, its default: a backslash in a plain `'…'` is a
 //! plain character. What functions do inside cannot be seen here; ask the server when it matters.
 
+mod assign;
 mod calls;
 mod effects;
 mod glance;
@@ -22,6 +23,7 @@ mod setting;
 mod split;
 mod verb;
 
+pub use assign::Column;
 pub use effects::Effects;
 pub use glance::glance;
 pub use hints::Hints;
@@ -55,6 +57,12 @@ impl<'a> Statement<'a> {
     #[must_use]
     pub fn configured(&self) -> Vec<String> {
         hints::configured(self.text)
+    }
+
+    /// The settings that its own row tells, column by column; `None`: it is not a SELECT of nothing but `set_config` calls.
+    #[must_use]
+    pub fn assigns(&self) -> Option<Vec<Column>> {
+        assign::columns(self.text)
     }
 
     /// What running it may do, as far as its text tells.

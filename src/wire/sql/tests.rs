@@ -311,6 +311,36 @@ fn the_settings_that_set_config_names_are_found() {
 }
 
 #[test]
+fn a_row_tells_what_set_config_set() {
+    let session = |name: &str| Column::Session(name.to_owned());
+    let cases = [
+        ("SELECT set_config('App.Tenant', $1::text, false)", Some(vec![session("app.tenant")])),
+        ("select pg_catalog.set_config(E'a.b', ('x' || $2), FALSE) AS b /* c */", Some(vec![session("a.b")])),
+        ("SELECT set_config('a.b', 'c', true)", Some(vec![Column::Local])),
+        (
+            "SELECT set_config('a', '1', false), set_config('b', '2', true), set_config('c', NULL, false)",
+            Some(vec![session("a"), Column::Local, session("c")]),
+        ),
+        ("SELECT set_config('a', f('x'), false)", None),
+        ("SELECT set_config('a', (SELECT b FROM t), false)", None),
+        ("SELECT set_config('a', 'b', $1)", None),
+        ("SELECT set_config($1, 'b', false)", None),
+        ("SELECT set_config('a', 'b', false) FROM t", None),
+        ("SELECT set_config('a', 'b', false) WHERE false", None),
+        ("SELECT set_config('a', 'b', false), 1", None),
+        ("SELECT 1, set_config('a', 'b', false)", None),
+        ("SELECT other.set_config('a', 'b', false)", None),
+        ("WITH x AS (SELECT 1) SELECT set_config('a', 'b', false)", None),
+        ("SELECT set_config('a', 'b', false) /* open", None),
+        ("SELECT set_config('a', 'b'", None),
+    ];
+    for (text, expected) in cases {
+        let told = statements(text.as_bytes()).next().and_then(|statement| statement.assigns());
+        assert_eq!(told, expected, "{text}");
+    }
+}
+
+#[test]
 fn hints_are_found_at_any_depth() {
     let none = Hints::default();
     let set_config = Hints { set_config: true, ..none };
