@@ -4,6 +4,7 @@
 //! the watches stop, then the operators' door.
 
 mod changes;
+mod keeper;
 mod operator;
 mod reading;
 mod release;
@@ -105,8 +106,10 @@ pub async fn run(config: Config, path: PathBuf, set_level: SetLevel) -> Result<(
     for routes in &tables {
         tasks.spawn(release::paced(routes.clone(), shared.gates.clone()));
     }
+    tasks.spawn(keeper::sweep(shared.pools.clone(), tables.clone()));
     let (clusters, registry) = (config.clusters.clone(), Arc::clone(&shared.registry));
     let mut reload = Reload::new(config, path, &reading, shared, set_level).map_err(|error| other(&error))?;
+    tasks.spawn(keeper::keep(reload.shared(), tables.clone(), Arc::clone(&metrics)));
     let operator = operator(&clusters, &watches, &registry, &metrics, &reload.config(), &mut tasks)?;
     let (sessions, in_force) = (counter(&registry), reload.config());
     let sources = Arc::new(Sources {

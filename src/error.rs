@@ -33,6 +33,8 @@ pub enum Code {
     TooLong,
     /// Too many sessions wait for a primary already.
     TooManyHeld,
+    /// No backend became free in time.
+    PoolExhausted,
     /// Too many sessions.
     TooManySessions,
     /// An open transaction was lost; nothing of it remains.
@@ -95,7 +97,7 @@ pub struct Entry {
 
 impl Code {
     /// Every code, in alphabetical order.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::AuthFailed,
         Self::BackendRefused,
         Self::CommitUnknown,
@@ -104,6 +106,7 @@ impl Code {
         Self::NoReplica,
         Self::NoSuchPod,
         Self::Pinned,
+        Self::PoolExhausted,
         Self::ProtocolViolation,
         Self::ShuttingDown,
         Self::StartupTimeout,
@@ -239,6 +242,15 @@ impl Code {
                 Client,
                 Useless,
                 "too_long",
+            ),
+            Self::PoolExhausted => line(
+                "53300",
+                Error,
+                "no backend became free in time",
+                "The session goes on: try again later. Operators: raise pool.size, or find the transactions that last.",
+                Us,
+                Helps,
+                "pool_exhausted",
             ),
             Self::TooManyHeld => line(
                 "53300",

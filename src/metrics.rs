@@ -115,6 +115,9 @@ impl Reload {
     }
 }
 
+/// What a backend is doing, as labels.
+const BACKENDS: [&str; 2] = ["lent", "idle"];
+
 /// Everything that is counted. One per process, passed as `Arc<Metrics>`.
 #[derive(Debug)]
 pub struct Metrics {
@@ -139,6 +142,8 @@ pub struct Metrics {
     reloads: IntCounterVec,
     switchovers: IntCounterVec,
     drain_marks: IntGaugeVec,
+    backends: IntGaugeVec,
+    pool_waiting: IntGaugeVec,
     pod_role: IntGaugeVec,
     route_epoch: IntGaugeVec,
     timeline: IntGaugeVec,
@@ -187,6 +192,8 @@ impl Metrics {
             join_seconds: histograms(r, "join_seconds", "Time to join a backend, by step.", &["step"])?,
             to_backend: bytes.with_label_values(&[Direction::ToBackend.as_str()]),
             to_client: bytes.with_label_values(&[Direction::ToClient.as_str()]),
+            backends: gauges(r, "backends", "Backends open, by what they are doing.", &["cluster", "pod", "state"])?,
+            pool_waiting: gauges(r, "pool_waiting", "Sessions in line for a backend.", &["cluster", "pod"])?,
             errors: counters(r, "errors_total", "Errors pgmoor itself told a client.", &["code"])?,
             probes: counters(r, "probes_total", "Probes of pods, by outcome.", &["cluster", "outcome"])?,
             cancels: counters(r, "cancels_total", "Cancel requests, by outcome.", &["outcome"])?,
@@ -339,6 +346,15 @@ impl Metrics {
         self.drain_marks.with_label_values(&[cluster.as_str()]).set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
+    /// The backends on one pod: lent to sessions, idle; and the sessions in line for one.
+    pub fn backends(&self, cluster: &ClusterName, pod: &PodName, lent: usize, idle: usize, waiting: usize) {
+        let (cluster, pod) = (cluster.as_str(), pod.as_str());
+        for (state, count) in BACKENDS.into_iter().zip([lent, idle]) {
+            self.backends.with_label_values(&[cluster, pod, state]).set(saturating(count as u64));
+        }
+        self.pool_waiting.with_label_values(&[cluster, pod]).set(saturating(waiting as u64));
+    }
+
     /// Shows a new routing table; pods that are not in it any more disappear.
     pub fn observe_table(&self, table: &RoutingTable) {
         let cluster = table.cluster.as_str();
@@ -353,6 +369,10 @@ impl Metrics {
                 // Not there is as good as removed.
                 let _ = self.pod_role.remove_label_values(&[cluster, gone.as_str(), role]);
             }
+            for state in BACKENDS {
+                let _ = self.backends.remove_label_values(&[cluster, gone.as_str(), state]);
+            }
+            let _ = self.pool_waiting.remove_label_values(&[cluster, gone.as_str()]);
         }
         *before = table.pods.keys().cloned().collect();
         for (pod, route) in &table.pods {

@@ -110,6 +110,7 @@ fn what_the_reference_leaves_out_is_what_it_shows() {
     let least = parse(LEAST).unwrap();
     let reference = parse(REFERENCE).unwrap();
     assert_eq!(least.limits, reference.limits);
+    assert_eq!(least.pool, reference.pool);
     assert_eq!(least.continuity, reference.continuity);
     assert_eq!(least.routing, reference.routing);
     assert_eq!(least.log, reference.log);
@@ -224,7 +225,13 @@ const BAD: &[(&str, &str, &str)] = &[
     ("rw = ", "auto = ", r"3:1: listen.auto: comes with a later version; leave it out for now"),
     ("[auth]", "admin_token_file = \"empty\"\n[auth]", r"4:20: listen.admin_token_file: /etc/pgmoor/empty is empty"),
     ("rw = ", "rww = ", r"3:1: listen.rww: is not a key; did you mean `rw`?"),
-    ("[auth]", "[pool]\nsize = 3\n[auth]", r"4:2: pool: comes with a later version; leave it out for now"),
+    ("[auth]", "[pool]\nsize = 0\n[auth]", r"5:8: pool.size: 0 is out of range; write a number from 1 to 1000000"),
+    (
+        "[auth]",
+        "[pool]\nmode = \"statement\"\n[auth]",
+        r#"5:8: pool.mode: "statement" is not one of "transaction", "session""#,
+    ),
+    ("[auth]", "[pool]\nmin = 30\n[auth]", r"5:7: pool.min: 30 is more than pool.size (20), of which it is a part"),
     (
         "[auth]",
         "[tls]\nmode = \"require\"\n[auth]",

@@ -21,6 +21,13 @@ const KEYS: &[(&str, Differs<Config>)] = &[
     ("limits.login_timeout", |a, b| a.limits.login_timeout != b.limits.login_timeout),
     ("limits.message_size", |a, b| a.limits.message_size != b.limits.message_size),
     ("limits.session_state", |a, b| a.limits.session_state != b.limits.session_state),
+    ("pool.mode", |a, b| a.pool.mode != b.pool.mode),
+    ("pool.size", |a, b| a.pool.size != b.pool.size),
+    ("pool.min", |a, b| a.pool.min != b.pool.min),
+    ("pool.pod_size", |a, b| a.pool.pod_size != b.pool.pod_size),
+    ("pool.idle", |a, b| a.pool.idle != b.pool.idle),
+    ("pool.lifetime", |a, b| a.pool.lifetime != b.pool.lifetime),
+    ("pool.statements", |a, b| a.pool.statements != b.pool.statements),
     ("continuity.hold", |a, b| a.continuity.hold != b.continuity.hold),
     ("continuity.held_sessions", |a, b| a.continuity.held_sessions != b.continuity.held_sessions),
     ("continuity.release_start", |a, b| a.continuity.release_start != b.continuity.release_start),
@@ -84,6 +91,7 @@ pub(super) fn taken_up(old: &Config, new: &Config) -> Config {
             message_size: new.limits.message_size,
             session_state: new.limits.session_state,
         },
+        pool: new.pool.clone(),
         continuity: Continuity {
             hold: new.continuity.hold,
             held_sessions: old.continuity.held_sessions,
@@ -189,6 +197,14 @@ mod tests {
                 "continuity.commit_guard",
             ],
             &["continuity.held_sessions", "continuity.release_start", "continuity.release_max"],
+        );
+        check(
+            &one(
+                "[pool]\nmode = \"session\"\nsize = 7\nmin = 6\npod_size = 70\nidle = \"7s\"\nlifetime = \"7m\"\nstatements = 7",
+                "",
+            ),
+            &["pool.mode", "pool.size", "pool.min", "pool.pod_size", "pool.idle", "pool.lifetime", "pool.statements"],
+            &[],
         );
         check(&one("[continuity]\nask = false", ""), &["continuity.ask"], &[]);
         check(&one("[continuity]\nreplay = false", ""), &["continuity.replay"], &[]);

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 
 use crate::backend::gate::{Gates, Pace};
-use crate::config::{ClientTls, Cluster, Config};
+use crate::backend::pool::{Bounds, Pools};
+use crate::config::{ClientTls, Cluster, Config, PoolMode};
 use crate::metrics::Metrics;
 use crate::net::Dial;
 use crate::net::tls::{ClientCerts, ServerFiles, TlsAcceptor, TlsError};
@@ -35,6 +36,7 @@ pub(super) fn first(
         zone: config.routing.zone.clone(),
         terms: terms(config),
         gates: Gates::new(Pace { start: width(continuity.release_start), max: width(continuity.release_max) }),
+        pools: Pools::new(bounds(config)),
         dial: Dial::default(),
         dice: Dice::default(),
         registry: Arc::default(),
@@ -53,6 +55,7 @@ pub(super) fn first(
 /// The certificate towards clients cannot be used.
 pub(super) fn anew(shared: &Shared, before: &Config, config: &Config, new_files: bool) -> Result<Shared, TlsError> {
     let acceptor = if new_files || config.tls != before.tls { acceptor(&config.tls)? } else { shared.acceptor.clone() };
+    shared.pools.rebound(bounds(config));
     // The keys derived from passwords are worth keeping.
     let same_people = config.auth == before.auth;
     let people = if same_people { Arc::clone(&shared.people) } else { Arc::new(shared.people.renewed(&config.auth)) };
@@ -95,6 +98,11 @@ fn requires_tls(tls: &ClientTls) -> bool {
     }
 }
 
+fn bounds(config: &Config) -> Bounds {
+    let pool = &config.pool;
+    Bounds { size: pool.size, min: pool.min, pod_size: pool.pod_size, idle: pool.idle, lifetime: pool.lifetime }
+}
+
 fn terms(config: &Config) -> Terms {
     let (limits, continuity) = (&config.limits, &config.continuity);
     Terms {
@@ -103,6 +111,8 @@ fn terms(config: &Config) -> Terms {
         connect: continuity.connect_timeout,
         ask: continuity.ask,
         drain: continuity.drain_deadline,
+        pools: config.pool.mode == PoolMode::Transaction,
+        lifetime: config.pool.lifetime,
         replay: continuity.replay.clone(),
         guard: continuity.commit_guard,
         message_size: limits.message_size,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use tokio::time::Instant;
@@ -14,13 +15,19 @@ use crate::net::{Dial, Stream};
 use crate::wire::CancelKey;
 use crate::wire::message::{ErrorFields, ReadError, Severity};
 
+mod berth;
 mod frames;
 pub mod gate;
 mod login;
+pub mod pool;
 mod proof;
 mod query;
 
+pub use berth::Berth;
 pub use login::{cancel, connect};
+
+/// The settings a server has reported (ParameterStatus), by name. Shared while they are the same.
+pub type Parameters = Arc<BTreeMap<String, String>>;
 
 /// Where to connect, and how: one incarnation of a pod, its present address, and the TLS to speak with it.
 #[derive(Clone, Debug)]
@@ -46,6 +53,28 @@ pub struct Login<'a> {
     pub parameters: &'a [(String, String)],
     /// What proves the role.
     pub credentials: &'a Credentials,
+}
+
+/// Who a session is to PostgreSQL: the same on every backend it ever has.
+#[derive(Debug)]
+pub struct Identity {
+    /// The role.
+    pub user: Arc<str>,
+    /// The database.
+    pub database: Arc<str>,
+    /// Further startup parameters but `application_name`, which belongs to the session and not to its backend.
+    pub flavour: Arc<Vec<(String, String)>>,
+    /// `application_name`, if the client gave one.
+    pub name: Option<String>,
+    /// What proves the role.
+    pub credentials: Credentials,
+}
+
+impl Identity {
+    /// Its login on one backend.
+    pub fn login(&self) -> Login<'_> {
+        Login { user: &self.user, database: &self.database, parameters: &self.flavour, credentials: &self.credentials }
+    }
 }
 
 /// A logged-in connection, idle and outside a transaction when `connect` returns it. Dropping it closes it.

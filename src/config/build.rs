@@ -8,7 +8,7 @@ use super::complain::ConfigError;
 use super::read::{Section, Source, Value, Zero};
 use super::{
     Auth, AuthMethod, ClientTls, CommitGuard, Config, Continuity, Limits, Listen, Log, LogFormat, LogLevel, Password,
-    Replay, Routing, Secret, TlsFiles, Users, build_cluster,
+    Pool, PoolMode, Replay, Routing, Secret, TlsFiles, Users, build_cluster,
 };
 use crate::ids::Zone;
 
@@ -27,6 +27,7 @@ pub(super) fn config(source: &Source<'_>, top: &Section<'_>) -> Result<Config> {
         tls: client_tls(&top.section("tls")?)?,
         auth: auth(source, &top.section("auth")?)?,
         limits: limits(&top.section("limits")?)?,
+        pool: pool(&top.section("pool")?)?,
         continuity: continuity(&top.section("continuity")?)?,
         log: log(&top.section("log")?)?,
         clusters: clusters(top, &routing)?,
@@ -193,6 +194,26 @@ fn limits(section: &Section<'_>) -> Result<Limits> {
         message_size: section.value_of("message_size")?.size(64 << 10..=LONGEST_MESSAGE)?,
         session_state: section.value_of("session_state")?.size(4 << 10..=LONGEST_MESSAGE)?,
     })
+}
+
+fn pool(section: &Section<'_>) -> Result<Pool> {
+    let pool = Pool {
+        mode: section
+            .value_of("mode")?
+            .choice(&[("transaction", PoolMode::Transaction), ("session", PoolMode::Session)])?,
+        size: section.value_of("size")?.count(1..=MANY)?,
+        min: section.value_of("min")?.count(0..=MANY)?,
+        pod_size: section.value_of("pod_size")?.count(1..=MANY)?,
+        idle: section.value_of("idle")?.duration(Zero::Refused)?,
+        lifetime: section.value_of("lifetime")?.duration(Zero::Refused)?,
+        statements: section.value_of("statements")?.count(1..=MANY)?,
+    };
+    if pool.min > pool.size {
+        return Err(section
+            .value_of("min")?
+            .wrong(format!("{} is more than pool.size ({}), of which it is a part", pool.min, pool.size)));
+    }
+    Ok(pool)
 }
 
 fn continuity(section: &Section<'_>) -> Result<Continuity> {

@@ -37,6 +37,7 @@ const SECTIONS: &[(&str, &[Key])] = &[
             key("tls", Section),
             key("auth", Section),
             key("limits", Section),
+            key("pool", Section),
             key("continuity", Section),
             key("routing", Section),
             key("log", Section),
@@ -62,6 +63,18 @@ const SECTIONS: &[(&str, &[Key])] = &[
             key("login_timeout", Means("\"15s\"")),
             key("message_size", Means("\"1GiB\"")),
             key("session_state", Means("\"1MiB\"")),
+        ],
+    ),
+    (
+        "pool",
+        &[
+            key("mode", Means("\"transaction\"")),
+            key("size", Means("20")),
+            key("min", Means("0")),
+            key("pod_size", Means("80")),
+            key("idle", Means("\"10m\"")),
+            key("lifetime", Means("\"1h\"")),
+            key("statements", Means("200")),
         ],
     ),
     (
@@ -149,7 +162,7 @@ const USERS_SECTIONS: &[(&str, &[Key])] = &[
 ];
 
 /// Keys of the contract that are still to come: said plainly instead of "not known".
-const LATER: &[&str] = &["listen.auto", "auth.auth_query", "pool"];
+const LATER: &[&str] = &["listen.auto", "auth.auth_query"];
 
 /// Which file's keys are meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

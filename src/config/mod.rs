@@ -34,6 +34,8 @@ pub struct Config {
     pub auth: Auth,
     /// `[limits]`: a limit on everything a client can make pgmoor hold.
     pub limits: Limits,
+    /// `[pool]`: how many backends there are, and who has one for how long.
+    pub pool: Pool,
     /// `[continuity]`: how long and how many sessions wait, and how they are let go.
     pub continuity: Continuity,
     /// `[routing]`: which pod a reader gets.
@@ -148,6 +150,34 @@ pub struct Limits {
     pub message_size: usize,
     /// What is remembered of one session (its settings and statements), in bytes.
     pub session_state: usize,
+}
+
+/// How many backends there are, and who has one for how long.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pool {
+    /// When a session gives its backend back.
+    pub mode: PoolMode,
+    /// Backends of one database and user on one pod, at most.
+    pub size: usize,
+    /// Of those, kept open though nobody needs them.
+    pub min: usize,
+    /// Backends on one pod in all, at most: below its `max_connections`.
+    pub pod_size: usize,
+    /// An idle backend is closed after this time.
+    pub idle: Duration,
+    /// A backend is closed at its age, give or take a tenth, when it is idle next.
+    pub lifetime: Duration,
+    /// Prepared statements kept on one backend, at most.
+    pub statements: usize,
+}
+
+/// When a session gives its backend back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PoolMode {
+    /// At its end.
+    Session,
+    /// At the end of each transaction, unless something pins it.
+    Transaction,
 }
 
 /// How long and how many sessions wait, and how they are let go.

@@ -26,7 +26,8 @@ impl Pipeline {
             | Owed::Describe
             | Owed::CopyEnd { .. }
             | Owed::Sync { .. }
-            | Owed::Ours => None,
+            | Owed::Ours
+            | Owed::Setup => None,
         });
         let Some((at, statement)) = bound else { return self.names().portal(portal) };
         let parsed = self.owed().iter().take(at).rev().find_map(|owed| match owed {
@@ -40,7 +41,8 @@ impl Pipeline {
             | Owed::Describe
             | Owed::CopyEnd { .. }
             | Owed::Sync { .. }
-            | Owed::Ours => None,
+            | Owed::Ours
+            | Owed::Setup => None,
         });
         parsed.unwrap_or_else(|| self.names().statement(statement))
     }
@@ -74,7 +76,7 @@ impl Pipeline {
                     }
                     writes = true;
                 }
-                Owed::Describe | Owed::Close { .. } => {}
+                Owed::Describe | Owed::Close { .. } | Owed::Setup => {}
                 // Another unit is not answered yet.
                 Owed::Query { .. } | Owed::Call { .. } | Owed::Sync { .. } | Owed::CopyEnd { .. } | Owed::Ours => {
                     return false;
@@ -99,7 +101,8 @@ impl Pipeline {
             | Owed::Describe
             | Owed::CopyEnd { .. }
             | Owed::Sync { .. }
-            | Owed::Ours => false,
+            | Owed::Ours
+            | Owed::Setup => false,
         })
     }
 

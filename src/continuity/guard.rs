@@ -44,6 +44,15 @@ pg_catalog.to_char(pg_catalog.timezone('UTC', pg_catalog.pg_stat_get_bgwriter_st
 /// `bool`.
 const BOOL: u32 = 16;
 
+/// What is known of a backend for its next question.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Known {
+    /// It knows the question.
+    pub prepared: bool,
+    /// Its server's era.
+    pub era: Option<String>,
+}
+
 /// How the question is put.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Guard {

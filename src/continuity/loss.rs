@@ -221,7 +221,7 @@ impl Pipeline {
                     unit.asks = true;
                 }
                 Owed::Close { .. } | Owed::Describe => unit.asks = true,
-                Owed::CopyEnd { .. } | Owed::Ours => {}
+                Owed::CopyEnd { .. } | Owed::Ours | Owed::Setup => {}
             }
         }
         if self.is_open() {

@@ -25,6 +25,7 @@ pub mod pins;
 pub mod pipeline;
 pub mod restore;
 pub mod script;
+pub mod setup;
 pub mod state;
 pub mod survey;
 mod undo;

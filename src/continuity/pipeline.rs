@@ -106,6 +106,8 @@ pub(super) enum Owed {
     },
     /// Requests of pgmoor's own: their replies are not the client's.
     Ours,
+    /// The backend is brought to the session's state: the same.
+    Setup,
 }
 
 /// What a reply says to the relay beyond "pass it on".
@@ -175,6 +177,28 @@ impl Pipeline {
     /// Requests of pgmoor's own go out, between two of the client's.
     pub fn ours(&mut self) {
         self.owed.push_back(Owed::Ours);
+    }
+
+    /// The backend is being brought to the session's state; what is sent from now on comes behind that.
+    pub fn set_up(&mut self) {
+        self.owed.push_back(Owed::Setup);
+    }
+
+    /// The next reply tells how that went.
+    pub fn is_setting_up(&self) -> bool {
+        matches!(self.owed.front(), Some(Owed::Setup))
+    }
+
+    /// It is in the session's state.
+    pub fn is_set_up(&mut self) {
+        if self.is_setting_up() {
+            self.owed.pop_front();
+        }
+    }
+
+    /// Whether a whole unit of the client's is in flight.
+    pub fn has_whole_unit(&self) -> bool {
+        self.owed.iter().any(|owed| matches!(owed, Owed::Query { .. } | Owed::Call { .. } | Owed::Sync { .. }))
     }
 
     /// The next reply is for pgmoor itself.

@@ -5,6 +5,7 @@
 //! (it ends with a ReadyForQuery), so that one that may fail does not take the others with it.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use bytes::BytesMut;
 
@@ -12,11 +13,15 @@ use crate::wire::message::write::frontend as write;
 use crate::wire::message::{ErrorFields, Parse, ReadyForQuery, Target};
 use crate::wire::{TxStatus, backend};
 
-use super::carried::{Prepared, Setting};
+use super::carried::{Prepared, Setting, Transactional};
+use super::setup::Setup;
 use super::state::State;
 
 /// A statement that never was: to bind it makes PostgreSQL itself hold the transaction aborted.
 const LOST: &str = "pgmoor_transaction_lost";
+
+/// A setting that PostgreSQL does not reset.
+const SEED: &str = "seed";
 
 /// The name a BEGIN has while it is run.
 const BEGIN: &str = "pgmoor_begin";
@@ -27,6 +32,8 @@ pub struct Restore {
     packet: BytesMut,
     steps: VecDeque<Step>,
     error: Option<String>,
+    /// It has simple queries: each ends the unnamed statement.
+    simple: bool,
 }
 
 /// One unit of the packet.
@@ -52,10 +59,21 @@ pub enum Progress {
 impl Restore {
     /// The way from a freshly logged-in backend to `state`. `aborted`: inside a transaction that has failed.
     pub fn new(state: &State, aborted: bool) -> Self {
-        let mut restore = Self { packet: BytesMut::new(), steps: VecDeque::new(), error: None };
-        restore.settings(state);
-        restore.statements(state);
-        restore.channels(state);
+        Self::between(&Setup::default(), state, 0, aborted)
+    }
+
+    /// The way from a backend that was set to something else already. `owner`: the session's number.
+    ///
+    /// The requests behind the packet may be sent with it: if a setting cannot be made, they find a failed transaction and are
+    /// not run, unless they begin with its end.
+    pub fn between(setup: &Setup, state: &State, owner: u64, aborted: bool) -> Self {
+        let mut restore = Self { packet: BytesMut::new(), steps: VecDeque::new(), error: None, simple: false };
+        restore.settings(&setup.transactional, state.settled());
+        restore.statements(setup, state);
+        restore.channels(&setup.transactional, state);
+        if restore.simple || !setup.has_unnamed(state, owner) {
+            restore.unnamed(state);
+        }
         if aborted {
             restore.abort();
         }
@@ -72,31 +90,49 @@ impl Restore {
         &self.packet
     }
 
-    fn settings(&mut self, state: &State) {
-        let settled = state.settled();
-        let (path, rest): (Vec<_>, Vec<_>) =
-            settled.settings.iter().partition(|(name, _)| name.as_str() == "search_path");
-        let mut sql = Vec::new();
+    /// Settings and role, in one transaction.
+    fn settings(&mut self, has: &Transactional, wants: &Transactional) {
+        if has.settings == wants.settings && has.role == wants.role && has.authorization == wants.authorization {
+            return;
+        }
+        let mut sql = Vec::from(*b"BEGIN;");
+        // Settings are made with the rights of the login.
+        if has.authorization.is_some() || has.role.is_some() {
+            sql.extend_from_slice(b"RESET SESSION AUTHORIZATION;RESET ROLE;");
+        }
+        for name in has.settings.keys().filter(|name| !wants.settings.contains_key(*name)) {
+            if name != SEED {
+                sql.extend_from_slice(format!("RESET {};", quote(name, '"')).as_bytes());
+            }
+        }
+        let differing = wants.settings.iter().filter(|(name, setting)| has.settings.get(*name) != Some(setting));
+        let (path, rest): (Vec<_>, Vec<_>) = differing.partition(|(name, _)| name.as_str() == "search_path");
         for (name, setting) in path.into_iter().chain(rest) {
             append(&mut sql, name, setting);
         }
-        if !sql.is_empty() {
-            self.query(&sql, Step::Must("a setting"));
-        }
-        let mut sql = Vec::new();
-        if let Some(setting) = &settled.authorization {
+        if let Some(setting) = &wants.authorization {
             append(&mut sql, "session_authorization", setting);
         }
-        if let Some(setting) = &settled.role {
+        if let Some(setting) = &wants.role {
             append(&mut sql, "role", setting);
         }
-        if !sql.is_empty() {
-            self.query(&sql, Step::Must("the role"));
-        }
+        sql.extend_from_slice(b"COMMIT");
+        self.query(&sql, Step::Must("the session's state"));
     }
 
-    fn statements(&mut self, state: &State) {
-        for prepared in state.prepared().values() {
+    fn statements(&mut self, setup: &Setup, state: &State) {
+        let (has, wants) = (&setup.prepared, state.shared_prepared());
+        if Arc::ptr_eq(has, wants) {
+            return;
+        }
+        let stale = has.iter().filter(|(name, prepared)| wants.get(*name) != Some(prepared));
+        let stale: Vec<&Vec<u8>> = stale.map(|(name, _)| name).collect();
+        if !stale.is_empty() {
+            stale.iter().for_each(|name| write::close(&mut self.packet, Target::Statement, name));
+            write::sync(&mut self.packet);
+            self.steps.push_back(Step::Must("the prepared statements"));
+        }
+        for (_, prepared) in wants.iter().filter(|(name, prepared)| has.get(*name) != Some(prepared)) {
             match prepared {
                 Prepared::Protocol(body) => self.parse(body),
                 Prepared::Sql(text) => self.query(text, Step::May),
@@ -104,9 +140,15 @@ impl Restore {
         }
     }
 
-    fn channels(&mut self, state: &State) {
+    fn channels(&mut self, has: &Transactional, state: &State) {
+        let wants = &state.settled().channels;
         let mut sql = String::new();
-        for channel in &state.settled().channels {
+        for channel in has.channels.difference(wants) {
+            sql.push_str("UNLISTEN ");
+            sql.push_str(&quote(channel, '"'));
+            sql.push(';');
+        }
+        for channel in wants.difference(&has.channels) {
             sql.push_str("LISTEN ");
             sql.push_str(&quote(channel, '"'));
             sql.push(';');
@@ -114,7 +156,10 @@ impl Restore {
         if !sql.is_empty() {
             self.query(sql.as_bytes(), Step::Must("a channel"));
         }
-        // The unnamed statement comes last: every simple query above would have ended it.
+    }
+
+    /// The unnamed statement comes last: every simple query before would have ended it.
+    fn unnamed(&mut self, state: &State) {
         if let Some(body) = state.unnamed() {
             self.parse(body);
         }
@@ -134,6 +179,7 @@ impl Restore {
     }
 
     fn query(&mut self, sql: &[u8], step: Step) {
+        self.simple = true;
         write::query(&mut self.packet, sql);
         self.steps.push_back(step);
     }

@@ -93,6 +93,22 @@ impl Script {
         self.acts.iter().any(|act| !act.told.is_empty())
     }
 
+    /// Its first statement ends a transaction, or what it does is not known.
+    pub fn ends_first(&self) -> bool {
+        let first = self.acts.first().map(|act| &act.verb);
+        self.cut
+            || matches!(
+                first,
+                Some(
+                    Verb::Commit { .. }
+                        | Verb::Rollback { .. }
+                        | Verb::RollbackTo { .. }
+                        | Verb::PrepareTransaction
+                        | Verb::FinishPrepared
+                )
+            )
+    }
+
     /// Nothing but a COMMIT that leaves no transaction open.
     pub fn only_commits(&self) -> bool {
         matches!(self.acts.as_slice(), [Act { verb: Verb::Commit { chain: false }, .. }]) && !self.cut

@@ -37,7 +37,7 @@ const MOST_COPIES: usize = 4;
 pub struct State {
     now: Arc<Transactional>,
     marks: Vec<Mark>,
-    prepared: BTreeMap<Vec<u8>, Prepared>,
+    prepared: Arc<BTreeMap<Vec<u8>, Prepared>>,
     unnamed: Unnamed,
     pins: Pins,
     doubt: bool,
@@ -55,6 +55,10 @@ pub struct State {
     limit: usize,
     /// What changed since the last idle boundary, and would not be rolled back.
     undo: Undo,
+    /// `application_name` as the client gave it at its login: what RESET goes back to. Backends are logged in without one.
+    name: Option<Arc<str>>,
+    /// The backend's own is the empty one of its login, by a RESET.
+    nameless: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -68,6 +72,8 @@ struct Mark {
 struct Unnamed {
     body: Vec<u8>,
     alive: bool,
+    /// How many there have been.
+    serial: u64,
 }
 
 impl State {
@@ -76,7 +82,7 @@ impl State {
         Self {
             now: Arc::default(),
             marks: Vec::new(),
-            prepared: BTreeMap::new(),
+            prepared: Arc::default(),
             unnamed: Unnamed::default(),
             pins: Pins::default(),
             doubt: false,
@@ -88,7 +94,48 @@ impl State {
             weight: 0,
             limit,
             undo: Undo::default(),
+            name: None,
+            nameless: false,
         }
+    }
+
+    /// A fresh session of a client that calls itself so.
+    #[must_use]
+    pub fn named(mut self, name: Option<&str>) -> Self {
+        self.name = name.map(Arc::from);
+        let mut fresh = Transactional::default();
+        self.give_name(&mut fresh);
+        self.now = Arc::new(fresh);
+        self
+    }
+
+    fn give_name(&self, now: &mut Transactional) {
+        give_name(self.name.as_deref(), now);
+    }
+
+    /// The part that a rollback takes back, as [`Self::settled`].
+    pub fn shared(&self) -> &Arc<Transactional> {
+        self.marks.first().map_or(&self.now, |mark| &mark.before)
+    }
+
+    /// The same as its backend has it, which may have been reset to the name of its own login.
+    pub(super) fn left_behind(&mut self) -> Arc<Transactional> {
+        if !std::mem::take(&mut self.nameless) {
+            return Arc::clone(self.shared());
+        }
+        let mut left = Transactional::clone(self.shared());
+        left.settings.remove(NAME);
+        Arc::new(left)
+    }
+
+    /// Which unnamed statement it is, of all this session has had.
+    pub(super) fn unnamed_serial(&self) -> u64 {
+        self.unnamed.serial
+    }
+
+    /// Named prepared statements, shared.
+    pub(super) fn shared_prepared(&self) -> &Arc<BTreeMap<Vec<u8>, Prepared>> {
+        &self.prepared
     }
 
     /// Settings, role and channels: those that stand once the open transaction, if any, is rolled back.
@@ -151,6 +198,7 @@ impl State {
     /// ParseComplete for the unnamed statement; `None`: its body is too large to carry. Gives back the old body, for reuse.
     pub fn unnamed_parsed(&mut self, body: Option<Vec<u8>>) -> Vec<u8> {
         self.unnamed.alive = body.is_some();
+        self.unnamed.serial += 1;
         let before = std::mem::replace(&mut self.unnamed.body, body.unwrap_or_default());
         self.undo.note_unnamed(before)
     }
@@ -232,8 +280,11 @@ impl State {
         match &act.verb {
             Verb::Set { scope: Scope::Session, name, .. } if OF_A_TRANSACTION.contains(&name.as_str()) => {}
             Verb::Set { scope: Scope::Session, name, value: Value::Default } | Verb::Reset { name } => {
+                let own = self.name.clone().filter(|_| name == NAME);
+                self.nameless |= own.is_some();
                 self.change(|now| {
                     now.settings.remove(name);
+                    give_name(own.as_deref(), now);
                 })
             }
             Verb::Set { scope: Scope::Session, name, value: Value::Values(_) | Value::Raw(_) } => self.change(|now| {
@@ -255,7 +306,14 @@ impl State {
                     }
                 });
             }
-            Verb::ResetAll => self.change(|now| now.settings.clear()),
+            Verb::ResetAll => {
+                let own = self.name.clone();
+                self.nameless |= own.is_some();
+                self.change(|now| {
+                    now.settings.clear();
+                    give_name(own.as_deref(), now);
+                });
+            }
             Verb::Listen { channel } => self.change(|now| {
                 now.channels.insert(channel.clone());
             }),
@@ -360,7 +418,7 @@ impl State {
     pub fn at_start(&self) -> Option<Self> {
         let mut start = self.clone();
         start.transaction_lost();
-        if !self.undo.apply(&mut start.prepared) {
+        if !self.undo.is_blank() && !self.undo.apply(Arc::make_mut(&mut start.prepared)) {
             return None;
         }
         start.weight = start.prepared.iter().map(|(name, prepared)| name.len() + prepared.weight()).sum();
@@ -513,7 +571,10 @@ impl State {
     fn discard(&mut self, what: Discard) {
         match what {
             Discard::All => {
-                self.now = Arc::default();
+                let mut fresh = Transactional::default();
+                self.give_name(&mut fresh);
+                self.nameless |= self.name.is_some();
+                self.now = Arc::new(fresh);
                 self.unmark();
                 self.forget_all();
                 self.pins.unpin_discarded();
@@ -532,7 +593,7 @@ impl State {
             return self.overflow();
         }
         self.weight += weight;
-        self.prepared.insert(name.to_vec(), prepared);
+        Arc::make_mut(&mut self.prepared).insert(name.to_vec(), prepared);
         self.undo.note(name, None, self.limit);
     }
 
@@ -556,7 +617,10 @@ impl State {
     }
 
     fn forget(&mut self, name: &[u8]) {
-        if let Some(old) = self.prepared.remove(name) {
+        if !self.prepared.contains_key(name) {
+            return;
+        }
+        if let Some(old) = Arc::make_mut(&mut self.prepared).remove(name) {
             self.weight -= name.len() + old.weight();
             self.undo.note(name, Some(old), self.limit);
         }
@@ -564,10 +628,20 @@ impl State {
 
     fn forget_all(&mut self) {
         // The unnamed one stays, as in PostgreSQL.
-        for (name, old) in std::mem::take(&mut self.prepared) {
-            self.undo.note(&name, Some(old), self.limit);
+        let forgotten = std::mem::take(&mut self.prepared);
+        for (name, old) in forgotten.iter() {
+            self.undo.note(name, Some(old.clone()), self.limit);
         }
         self.weight = 0;
+    }
+}
+
+/// The name of the setting with which clients name themselves.
+const NAME: &str = "application_name";
+
+fn give_name(name: Option<&str>, now: &mut Transactional) {
+    if let Some(name) = name {
+        now.settings.insert(NAME.to_owned(), Setting::Value(name.to_owned()));
     }
 }
 

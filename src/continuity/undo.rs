@@ -47,6 +47,11 @@ impl Undo {
         if std::mem::replace(&mut self.replaced, true) { before } else { std::mem::replace(&mut self.unnamed, before) }
     }
 
+    /// Nothing has changed.
+    pub(super) const fn is_blank(&self) -> bool {
+        self.changes.is_empty() && !self.lost
+    }
+
     /// Takes everything back in `prepared`. `false`: not all of it is known.
     pub(super) fn apply(&self, prepared: &mut BTreeMap<Vec<u8>, Prepared>) -> bool {
         for (name, before) in self.changes.iter().rev() {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 /// Dice. Clones share their seed. Never for secrets.
 #[derive(Clone, Debug, Default)]
@@ -25,6 +26,14 @@ impl Dice {
     }
 }
 
+impl Dice {
+    /// This time, give or take a tenth.
+    pub fn about(&self, time: Duration) -> Duration {
+        let tenth = time / 10;
+        time - tenth + tenth.mul_f64((self.roll() % 1000) as f64 / 500.0)
+    }
+}
+
 /// One step of splitmix64.
 const fn mixed(state: u64) -> u64 {
     let mut z = state.wrapping_add(STEP);
@@ -36,6 +45,14 @@ const fn mixed(state: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn about_an_hour_is_within_a_tenth() {
+        let (dice, hour) = (Dice::seeded(7), Duration::from_secs(3600));
+        let ages: Vec<Duration> = (0..100).map(|_| dice.about(hour)).collect();
+        assert!(ages.iter().all(|age| *age >= hour * 9 / 10 && *age <= hour * 11 / 10), "{ages:?}");
+        assert!(ages.iter().max() > ages.iter().min());
+    }
 
     #[test]
     fn a_seed_falls_alike_and_chance_does_not() {

@@ -17,6 +17,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout_at};
 
 use crate::auth::{AuthError, Credentials, SCRAM_SHA_256, ServerFirst};
+use crate::backend::Identity;
 use crate::config::{AuthMethod, Endpoint};
 use crate::error::{Code, Complaint};
 use crate::net::Stream;
@@ -27,7 +28,6 @@ use crate::wire::scan::{Interest, Scanner, Step};
 use crate::wire::startup::{self, Packet, Replication, Startup};
 use crate::wire::{CancelKey, HEADER_LEN, MAX_AUTH_FRAME, MAX_STARTUP_PACKET, frontend};
 
-use super::join::Identity;
 use super::{Realm, Shared, answer};
 
 /// SSLRequest and GSSENCRequest together, before a startup packet has to come: libpq sends at most one of each.
@@ -182,10 +182,13 @@ impl Reader {
             Ok(None) => return Ok(Arrival::Gone),
             Err(complaint) => return Err(Refusal { stream: self.stream, complaint }),
         };
+        let (names, flavour): (Vec<_>, Vec<_>) =
+            startup.parameters.into_iter().partition(|(name, _)| name == "application_name");
         let identity = Identity {
-            user: startup.user,
-            database: startup.database,
-            parameters: startup.parameters.into_iter().collect(),
+            user: startup.user.into(),
+            database: startup.database.into(),
+            flavour: Arc::new(flavour),
+            name: names.into_iter().next().map(|(_, name)| name),
             credentials,
         };
         let long_key = minor >= 2;

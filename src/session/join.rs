@@ -1,7 +1,6 @@
 //! Getting a session a backend: its turn at the pod's gate, the login, what became of a COMMIT in doubt, and the way back to the
 //! session's state, in one go.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,39 +8,42 @@ use bytes::{Bytes, BytesMut};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
-use crate::auth::Credentials;
 use crate::backend::gate::{Gates, Permit};
-use crate::backend::{self, Backend, ConnectError, Login, Target};
+use crate::backend::pool::{Answer, Grant, Papers, Parked, Slot, Way};
+use crate::backend::{self, Backend, Berth, ConnectError, Identity, Target};
 use crate::continuity::commit::{Mark, Verdict};
+use crate::continuity::guard::Known;
 use crate::continuity::inquest::{Inquest, Step};
 use crate::continuity::restore::{Progress, Restore};
+use crate::continuity::setup::Setup;
+use crate::continuity::state::State;
 use crate::error::{Code, Complaint};
 use crate::ids::PodName;
 use crate::metrics::{JoinStep, Metrics};
 use crate::net::Stream;
 use crate::topology::evidence::Suspicion;
 use crate::topology::routing::RoutingTable;
-use crate::wire::{CancelKey, TxStatus};
+use crate::wire::TxStatus;
 
 use super::talk::{Broken, Talk};
 
 /// From one question about a COMMIT's outcome to the next.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Who a session is to PostgreSQL: the same on every backend it ever holds.
-#[derive(Debug)]
-pub(super) struct Identity {
-    pub(super) user: String,
-    pub(super) database: String,
-    pub(super) parameters: Vec<(String, String)>,
-    pub(super) credentials: Credentials,
-}
-
 /// One join, with everything it needs: it borrows nothing, so it may be dropped at any point.
 pub(super) struct Order {
     pub(super) target: Target,
     pub(super) identity: Arc<Identity>,
-    pub(super) restore: Restore,
+    /// What the pool has for it, or will have.
+    pub(super) answer: Answer,
+    /// The state to bring it to.
+    pub(super) state: State,
+    /// Inside a transaction that has failed.
+    pub(super) aborted: bool,
+    /// The session's number.
+    pub(super) owner: u64,
+    /// How old a backend may become.
+    pub(super) lifetime: Duration,
     pub(super) gates: Gates,
     pub(super) metrics: Arc<Metrics>,
     pub(super) timeout: Duration,
@@ -55,8 +57,8 @@ pub(super) struct Order {
 pub(super) struct Case {
     /// What was known before it.
     pub(super) mark: Mark,
-    /// The way to the session's state if it took effect.
-    pub(super) committed: Restore,
+    /// The session's state if it took effect.
+    pub(super) committed: State,
     /// Where the timelines' history comes from.
     pub(super) routes: watch::Receiver<Arc<RoutingTable>>,
     /// Of the primary that ran the COMMIT: see [`RoutingTable::tenure`].
@@ -68,12 +70,11 @@ pub(super) struct Case {
 /// A backend in the session's state.
 #[derive(Debug)]
 pub(super) struct Joined {
-    pub(super) target: Target,
     pub(super) stream: Stream,
+    pub(super) papers: Papers,
+    pub(super) slot: Slot,
     /// Bytes for the client that came while restoring, or after.
     pub(super) received: BytesMut,
-    pub(super) parameters: BTreeMap<String, String>,
-    pub(super) key: Option<CancelKey>,
     pub(super) status: TxStatus,
     /// What became of the COMMIT in doubt.
     pub(super) verdict: Option<Verdict>,
@@ -90,19 +91,44 @@ pub(super) enum JoinError {
     No(Complaint),
 }
 
-/// Joins one backend.
-pub(super) async fn join(order: Order) -> Result<Joined, JoinError> {
+/// Joins one backend: an idle one, or a new one.
+pub(super) async fn join(mut order: Order) -> Result<Joined, JoinError> {
+    let answer = std::mem::replace(&mut order.answer, Answer::Closed);
+    let grant = match answer {
+        Answer::Now(grant) => Some(grant),
+        Answer::Later(turn) => turn.await,
+        Answer::Closed => None,
+    };
+    match grant {
+        None => {
+            let words = format!("{} is not to be used any more", order.target.pod);
+            Err(JoinError::Later(Suspicion::ConnectFailed, words))
+        }
+        Some(Grant::Backend(parked, slot)) => {
+            let Parked { stream, papers } = *parked;
+            let talk = Talk::new(stream, BytesMut::new(), papers.parameters);
+            let berth = papers.berth;
+            let Papers { flavour, setup, guard, until, .. } = papers;
+            bring(order, talk, Craft { berth, flavour, setup, guard, until }, slot, None).await
+        }
+        Some(Grant::Room(slot)) => open(order, slot).await,
+    }
+}
+
+/// What is known of a backend while it is being talked to.
+struct Craft {
+    berth: Arc<Berth>,
+    flavour: Arc<Vec<(String, String)>>,
+    setup: Setup,
+    guard: Known,
+    until: Instant,
+}
+
+/// Logs a new backend in.
+async fn open(order: Order, slot: Slot) -> Result<Joined, JoinError> {
     let permit = order.gates.enter(&order.target.pod).await;
     let began = Instant::now();
-    let deadline = began + order.timeout;
-    let identity = &order.identity;
-    let login = Login {
-        user: &identity.user,
-        database: &identity.database,
-        parameters: &identity.parameters,
-        credentials: &identity.credentials,
-    };
-    let backend = match backend::connect(&order.target, &login, deadline).await {
+    let backend = match backend::connect(&order.target, &order.identity.login(), began + order.timeout).await {
         Ok(backend) => backend,
         Err(error) => {
             if error.is_transient() {
@@ -117,20 +143,39 @@ pub(super) async fn join(order: Order) -> Result<Joined, JoinError> {
         permit.failed();
         return Err(JoinError::Later(Suspicion::ReadOnly, format!("{} is in recovery", order.target.pod)));
     }
+    slot.remember(Way { identity: Arc::clone(&order.identity), target: order.target.clone() });
     let Backend { stream, parameters, key, received, .. } = backend;
-    let mut talk = Talk::new(stream, received, parameters);
-    let mut way = order.restore;
+    let talk = Talk::new(stream, received, Arc::new(parameters));
+    let craft = Craft {
+        berth: Berth::new(order.target.clone(), key),
+        flavour: Arc::clone(&order.identity.flavour),
+        setup: Setup::default(),
+        guard: Known::default(),
+        until: began + order.lifetime,
+    };
+    bring(order, talk, craft, slot, Some(permit)).await
+}
+
+/// Brings a backend to the session's state.
+async fn bring(
+    order: Order,
+    mut talk: Talk,
+    craft: Craft,
+    slot: Slot,
+    mut permit: Option<Permit>,
+) -> Result<Joined, JoinError> {
     let mut verdict = None;
-    let mut permit = Some(permit);
+    let mut state = order.state;
     if let Some(mut case) = order.case {
         // It may take as long as a standby: others need not wait for that at the gate.
         permit.take().into_iter().for_each(Permit::succeeded);
         let found = settle(&mut talk, &mut case, &order.target.pod.name).await?;
         if found == Verdict::Committed {
-            way = case.committed;
+            state = case.committed;
         }
         verdict = Some(found);
     }
+    let way = Restore::between(&craft.setup, &state, order.owner, order.aborted);
     let began = Instant::now();
     let restored = timeout_at(began + order.timeout, restore(&mut talk, way)).await;
     let restored = restored.unwrap_or_else(|_| Err(while_talking("restoring", Broken::Late)));
@@ -139,7 +184,9 @@ pub(super) async fn join(order: Order) -> Result<Joined, JoinError> {
     let status = restored?;
     order.metrics.joined(JoinStep::Restore, began.elapsed());
     let (stream, received, parameters) = talk.end();
-    Ok(Joined { target: order.target, stream, received, parameters, key, status, verdict })
+    let Craft { berth, flavour, setup, guard, until } = craft;
+    let papers = Papers { berth, flavour, parameters, setup, guard, until };
+    Ok(Joined { stream, papers, slot, received, status, verdict })
 }
 
 fn refusal(error: ConnectError) -> JoinError {

@@ -14,10 +14,10 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{debug, info, warn};
 
-use crate::backend::Target;
+use crate::backend::pool::{Answer, Fit, Grant, Key, Parked, Pool, Slot};
+use crate::backend::{Identity, Target};
 use crate::continuity::ask::Asked;
 use crate::continuity::pins::Pins;
-use crate::continuity::restore::Restore;
 use crate::continuity::{Command, Continuity, Input, Settings, Stage, World};
 use crate::error::{Code, Complaint};
 use crate::ids::PodId;
@@ -29,8 +29,8 @@ use crate::wire::message::write::backend as write;
 
 use super::ask::ask;
 use super::handshake::Client;
-use super::join::{Case, Identity, JoinError, Joined, Order, join};
-use super::registry::{Berth, Place};
+use super::join::{Case, JoinError, Joined, Order, join};
+use super::registry::Place;
 use super::relay::{Event, Relay};
 use super::{LAST_WORD, Realm, Shared, answer};
 
@@ -40,6 +40,9 @@ use parting::{DRAINED, take_leave};
 
 /// Waits between two tries to join, at first and at most.
 const RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(250));
+
+/// Why a session has no backend that has given its last one back after a transaction.
+const LENT: &str = "lent";
 
 /// Bytes a session moves before it counts them where all sessions count.
 const FLUSH: u64 = 64 * 1024;
@@ -57,10 +60,16 @@ pub(super) struct Life {
     place: Place,
     gauge: SessionGauge,
     joining: Option<Joining>,
+    /// The pool of the pod it was on last.
+    pool: Option<Arc<Pool>>,
+    /// It stands in line there, or did so last.
+    queued: bool,
+    /// Its backend counts there.
+    slot: Option<Slot>,
     held: Option<(OwnedSemaphorePermit, HoldGauge)>,
     greeted: bool,
     draining: bool,
-    /// The pod it holds a backend on.
+    /// The pod it has a backend on.
     berth: Option<PodId>,
     /// The pins it has, as counted.
     pins: Pins,
@@ -109,8 +118,9 @@ impl Life {
             retry_first: RETRY.0,
             retry_most: RETRY.1,
         };
+        let name = client.identity.name.as_deref();
         Self {
-            relay: Relay::new(client.stream, &client.leftover, terms, writes, Arc::clone(&shared.metrics)),
+            relay: Relay::new(client.stream, &client.leftover, terms, name, writes, Arc::clone(&shared.metrics)),
             machine: Continuity::new(settings),
             routes: client.realm.routes.clone(),
             realm: client.realm,
@@ -118,6 +128,9 @@ impl Life {
             place,
             gauge,
             joining: None,
+            pool: None,
+            queued: false,
+            slot: None,
             held: None,
             greeted: false,
             draining: false,
@@ -150,8 +163,8 @@ impl Life {
     /// Puts an input to the machine, with the world as it is now.
     fn decide(&mut self, input: Input) {
         let table = Arc::clone(&self.routes.borrow_and_update());
-        let registry = &self.shared.registry;
-        let world = World { table: &table, load: &|pod| registry.load(pod), dice: self.shared.dice.roll() };
+        let pools = &self.shared.pools;
+        let world = World { table: &table, load: &|pod| pools.lent(pod), dice: self.shared.dice.roll() };
         self.machine.handle(Instant::now().into_std(), world, input);
         let state = match self.machine.stage() {
             Stage::Loose => SessionState::Loose,
@@ -203,7 +216,9 @@ impl Life {
     async fn wake(&mut self) -> Woken {
         let deadline = self.machine.poll_timeout().map(Instant::from_std);
         let deadline = deadline.into_iter().chain(self.replay_until).min();
-        let leave = self.draining || (self.machine.is_leaving() && self.relay.state.pins().is_empty());
+        let free = self.relay.state.pins().is_empty();
+        let lends = free && self.shared.terms.pools && !self.relay.state.listens();
+        let leave = self.draining || lends || (self.machine.is_leaving() && free);
         let waiting = matches!(self.machine.stage(), Stage::Joining { .. } | Stage::Holding(_));
         let attached = matches!(self.machine.stage(), Stage::Attached { .. } | Stage::Leaving { .. });
         let writes = *self.machine.need() == Need::Write;
@@ -293,14 +308,46 @@ impl Life {
         }
     }
 
-    /// Orders a join.
+    /// Gets a backend on this pod: an idle one at once, or one that is waited for.
     fn order(&mut self, pod: PodId, address: std::net::SocketAddr) {
-        let aborted = self.relay.pipeline.status() == TxStatus::Failed;
+        let pool = self.pool_of(&pod);
+        let (identity, state, owner) = (&self.identity, &self.relay.state, self.place.id.0);
+        let answer = pool.ask(|papers| {
+            if !Arc::ptr_eq(&papers.flavour, &identity.flavour) && papers.flavour != identity.flavour {
+                Fit::Not
+            } else if papers.setup.fits(state, owner) {
+                Fit::Exactly
+            } else {
+                Fit::Changed
+            }
+        });
+        match answer {
+            Answer::Now(Grant::Backend(parked, slot)) if self.greeted && self.relay.may_board() => {
+                self.board(*parked, slot);
+            }
+            answer => {
+                self.queued = matches!(answer, Answer::Later(_));
+                self.await_backend(pod, address, answer);
+            }
+        }
+    }
+
+    fn pool_of(&mut self, pod: &PodId) -> Arc<Pool> {
+        if let Some(pool) = self.pool.as_ref().filter(|pool| *pool.pod() == *pod && !pool.is_closed()) {
+            return Arc::clone(pool);
+        }
+        let (database, user) = (Arc::clone(&self.identity.database), Arc::clone(&self.identity.user));
+        let pool = self.shared.pools.of(&Key { pod: pod.clone(), database, user });
+        self.pool = Some(Arc::clone(&pool));
+        pool
+    }
+
+    fn await_backend(&mut self, pod: PodId, address: std::net::SocketAddr, answer: Answer) {
         let tls = (self.realm.tls)(&pod.name);
         let patience = self.replay_until.unwrap_or_else(|| Instant::now() + self.shared.terms.hold);
         let case = self.relay.case().map(|(mark, committed)| Case {
             mark: mark.clone(),
-            committed: Restore::new(committed, false),
+            committed: committed.clone(),
             routes: self.routes.clone(),
             tenure: self.tenure,
             until: patience,
@@ -308,7 +355,11 @@ impl Life {
         let order = Order {
             target: Target { pod, address, tls, dial: self.shared.dial.clone() },
             identity: Arc::clone(&self.identity),
-            restore: Restore::new(&self.relay.state, aborted),
+            answer,
+            state: self.relay.state.clone(),
+            aborted: self.relay.pipeline.status() == TxStatus::Failed,
+            owner: self.place.id.0,
+            lifetime: self.shared.dice.about(self.shared.terms.lifetime),
             case,
             gates: self.shared.gates.clone(),
             metrics: Arc::clone(&self.shared.metrics),
@@ -318,24 +369,54 @@ impl Life {
         self.joining = Some(Box::pin(join(order)));
     }
 
+    /// Takes an idle backend, and goes on at once.
+    fn board(&mut self, parked: Parked, slot: Slot) {
+        let Parked { stream, papers } = parked;
+        self.berth = Some(papers.berth.target.pod.clone());
+        self.place.moor(Some(Arc::clone(&papers.berth)));
+        self.slot = Some(slot);
+        self.relay.board(stream, papers, self.place.id.0);
+        self.decide(Input::Joined);
+        self.tenure = self.routes.borrow().tenure;
+    }
+
     /// A backend is there, in this session's state.
     fn attach(&mut self, joined: Joined) -> Option<End> {
-        let Joined { target, stream, received, parameters, key, status, verdict } = joined;
-        info!(pod = %target.pod, reason = self.reason, took_ms = self.wanted_at.elapsed().as_millis() as u64, "backend joined");
-        self.relay.attach(target.pod.name.clone(), stream, &received, &parameters);
-        self.relay.pipeline.settle(status);
-        self.berth = Some(target.pod.clone());
-        self.place.moor(Some(Berth { target, key }));
-        if self.greeted {
-            self.shared.metrics.switched(self.reason, "kept");
-        } else {
-            self.greet();
+        let Joined { stream, papers, slot, received, status, verdict } = joined;
+        let (berth, parameters) = (Arc::clone(&papers.berth), Arc::clone(&papers.parameters));
+        if self.reason != LENT {
+            let took_ms = self.wanted_at.elapsed().as_millis() as u64;
+            info!(pod = %berth.target.pod, reason = self.reason, took_ms, "backend joined");
         }
-        self.refusal = None;
+        self.relay.attach(stream, &received, papers);
+        self.relay.pipeline.settle(status);
+        self.slot = Some(slot);
+        self.berth = Some(berth.target.pod.clone());
+        self.place.moor(Some(berth));
+        if !self.greeted {
+            self.greet();
+        } else if self.reason != LENT {
+            self.shared.metrics.switched(self.reason, "kept");
+        }
+        (self.refusal, self.queued) = (None, false);
         self.decide(Input::Joined);
         let end = self.make_good(verdict, &parameters);
         self.tenure = self.routes.borrow().tenure;
         end
+    }
+
+    /// Gives the backend to whoever is next; nothing of the session is left on it that is not known.
+    fn give_back(&mut self) {
+        let slot = self.slot.take();
+        self.place.moor(None);
+        let parked = self.relay.give_back(self.place.id.0);
+        // A cancel request that is on its way would hit somebody else.
+        let parked = parked.filter(|(_, papers)| papers.berth.cancels() == 0);
+        self.berth = None;
+        if let (Some(slot), Some((stream, papers))) = (slot, parked) {
+            slot.park(stream, papers);
+        }
+        self.reason = LENT;
     }
 
     /// The end of the login: our own cancel key, and the first ReadyForQuery.
@@ -344,10 +425,12 @@ impl Life {
         write::backend_key_data(&mut message, self.place.key());
         write::ready_for_query(&mut message, TxStatus::Idle);
         self.relay.say(&message);
+        self.relay.is_greeted();
         self.greeted = true;
     }
 
     fn not_joined(&mut self, error: JoinError) -> Option<End> {
+        self.queued = false;
         match error {
             JoinError::Later(suspicion, words) => {
                 if let Stage::Joining { pod, .. } = self.machine.stage() {
@@ -374,19 +457,27 @@ impl Life {
         if self.draining {
             return Some(End::Said(Complaint::new(Code::ShuttingDown)));
         }
-        match self.shared.terms.ask {
-            Some(patience) => {
-                // A planned move does not wait long. Otherwise nothing hurries, and a backend that is only slow is kept.
-                let patience =
-                    if self.machine.is_leaving() { patience } else { patience.max(self.shared.terms.connect) };
-                if let Some(end) = self.ask(patience).await {
-                    return Some(end);
+        if self.machine.is_leaving() || self.relay.state.in_doubt() {
+            match self.shared.terms.ask {
+                Some(patience) => {
+                    // A planned move does not wait long. Otherwise nothing hurries, and a backend that is only slow is kept.
+                    let patience =
+                        if self.machine.is_leaving() { patience } else { patience.max(self.shared.terms.connect) };
+                    if let Some(end) = self.ask(patience).await {
+                        return Some(end);
+                    }
                 }
+                None => self.relay.state.give_up_doubt(),
             }
-            None => self.relay.state.give_up_doubt(),
         }
-        if self.berth.is_some() && self.machine.is_leaving() && self.relay.state.pins().is_empty() {
+        if self.berth.is_none() || !self.relay.state.pins().is_empty() {
+            return None;
+        }
+        if self.machine.is_leaving() {
             self.leave().await;
+        } else if self.shared.terms.pools && !self.relay.state.listens() {
+            self.give_back();
+            self.decide(Input::Left);
         }
         None
     }
@@ -430,6 +521,10 @@ impl Life {
 
     /// The machine gives up on a wait.
     fn refuse(&mut self, mut complaint: Complaint) -> Option<End> {
+        if std::mem::take(&mut self.queued) && complaint.code != Code::TooManyHeld {
+            let waited = format!("waited {} ms in line", self.shared.terms.hold.as_millis());
+            complaint = Complaint::with(Code::PoolExhausted, waited);
+        }
         if let (Some(refusal), Some(detail)) = (self.refusal.take(), complaint.detail.as_mut()) {
             detail.push_str("; the last try to connect: ");
             detail.push_str(&refusal);
@@ -463,6 +558,9 @@ impl Life {
             self.call_off();
         }
         count_pins(&self.shared.metrics, self.pins, Pins::default());
+        if self.relay.is_idle() && self.berth.is_some() {
+            self.give_back();
+        }
         self.place.moor(None);
         (self.joining, self.held) = (None, None); // nobody waits behind a client that reads nothing
         if !message.is_empty() {
@@ -476,6 +574,7 @@ impl Life {
         if let Some(stream) = self.relay.detach() {
             take_leave(stream).await;
         }
+        drop(self.slot);
         debug!("session ended");
     }
 }

@@ -23,6 +23,7 @@ use tracing::{Instrument, debug, info, info_span};
 
 use crate::backend;
 use crate::backend::gate::Gates;
+use crate::backend::pool::Pools;
 use crate::config::{CommitGuard, Databases, Endpoint, Replay};
 use crate::error::{Code, Complaint};
 use crate::ids::{ClusterName, PodId, PodName, Zone};
@@ -62,6 +63,8 @@ pub struct Shared {
     pub terms: Terms,
     /// Turns at logging in to a pod.
     pub gates: Gates,
+    /// Backends that are open, and who is next.
+    pub pools: Pools,
     /// How connections to pods are opened.
     pub dial: Dial,
     /// What falls by chance.
@@ -93,6 +96,10 @@ pub struct Terms {
     pub ask: Option<Duration>,
     /// How long a session may stay on a draining pod with what it cannot leave at once.
     pub drain: Duration,
+    /// A session gives its backend back after each transaction.
+    pub pools: bool,
+    /// How old a backend may become, about.
+    pub lifetime: Duration,
     /// Whether and how a lost transaction is run again.
     pub replay: Option<Replay>,
     /// Ask before every COMMIT for what tells its outcome.
@@ -184,8 +191,8 @@ pub async fn serve(shared: Arc<Shared>, stream: Stream, peer: Option<SocketAddr>
                 "session",
                 id = place.id.0,
                 ?peer,
-                user = client.identity.user,
-                database = client.identity.database
+                user = &*client.identity.user,
+                database = &*client.identity.database
             );
             life::Life::new(Arc::clone(&shared), *client, place, gauge).run().instrument(span).await;
         }

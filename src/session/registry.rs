@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use rand::Rng;
 use subtle::ConstantTimeEq;
 
-use crate::backend::Target;
+use crate::backend::Berth;
 use crate::ids::{ClusterName, PodId, SessionId};
 use crate::metrics::SessionState;
 use crate::wire::CancelKey;
@@ -18,7 +18,6 @@ use crate::wire::CancelKey;
 pub struct Registry {
     next: AtomicU64,
     by_process: DashMap<i32, Arc<Entry>>,
-    loads: DashMap<PodId, usize>,
 }
 
 /// One session.
@@ -32,17 +31,8 @@ struct Entry {
 /// What a session holds and does now.
 #[derive(Debug)]
 struct Now {
-    berth: Option<Berth>,
+    berth: Option<Arc<Berth>>,
     state: SessionState,
-}
-
-/// The backend a session holds, as far as a cancel request needs it.
-#[derive(Clone, Debug)]
-pub struct Berth {
-    /// Where it is.
-    pub target: Target,
-    /// The server's own key for this backend.
-    pub key: Option<CancelKey>,
 }
 
 /// A session's place in the registry; leaves it when dropped.
@@ -91,9 +81,11 @@ impl Registry {
         self.by_process.is_empty()
     }
 
-    /// Sessions that hold a backend on this pod.
+    /// Sessions that have a backend on this pod. Looks at every session.
     pub fn load(&self, pod: &PodId) -> usize {
-        self.loads.get(pod).map_or(0, |load| *load)
+        let mut load = 0;
+        self.each(|_, on, _| load += usize::from(on == Some(pod)));
+        load
     }
 
     /// Shows every session: its cluster, the pod it holds a backend on, what it does.
@@ -104,18 +96,16 @@ impl Registry {
         }
     }
 
-    /// The backend that runs what this key's session asked last. `None`: no such session, a wrong secret, or none held.
-    pub fn berth(&self, key: &CancelKey) -> Option<Berth> {
+    /// The backend that runs what this key's session asked last, for a cancel request that will be sent after it. `None`: no such
+    /// session, a wrong secret, or it has none.
+    pub fn berth(&self, key: &CancelKey) -> Option<Arc<Berth>> {
         let entry = Arc::clone(self.by_process.get(&key.process_id)?.value());
         let right: bool = entry.secret.ct_eq(&key.secret).into();
-        if right { entry.now.lock().berth.clone() } else { None }
-    }
-
-    fn count(&self, pod: &PodId, up: bool) {
-        let mut load = self.loads.entry(pod.clone()).or_insert(0);
-        *load = if up { *load + 1 } else { load.saturating_sub(1) };
-        drop(load);
-        self.loads.remove_if(pod, |_, load| *load == 0);
+        let now = entry.now.lock();
+        let berth = now.berth.as_ref().filter(|_| right)?;
+        // Under the lock: whoever gives the backend back looks at the count after this.
+        berth.expect_cancel();
+        Some(Arc::clone(berth))
     }
 }
 
@@ -126,14 +116,8 @@ impl Place {
     }
 
     /// The session holds this backend now, or none.
-    pub fn moor(&self, berth: Option<Berth>) {
-        if let Some(berth) = &berth {
-            self.registry.count(&berth.target.pod, true);
-        }
-        let before = std::mem::replace(&mut self.entry.now.lock().berth, berth);
-        if let Some(before) = before {
-            self.registry.count(&before.target.pod, false);
-        }
+    pub fn moor(&self, berth: Option<Arc<Berth>>) {
+        self.entry.now.lock().berth = berth;
     }
 
     /// The session does this now.
@@ -155,11 +139,12 @@ mod tests {
     use crate::net::Dial;
     use crate::net::tls::BackendTls;
 
-    fn berth(pod: &str) -> Berth {
+    fn berth(pod: &str) -> Arc<Berth> {
         let key = CancelKey { process_id: 7, secret: vec![1, 2, 3, 4] };
         let address = ([127, 0, 0, 1], 5432).into();
-        let target = Target { pod: PodId::new(pod, "a"), address, tls: BackendTls::disabled(), dial: Dial::Tcp };
-        Berth { target, key: Some(key) }
+        let target =
+            crate::backend::Target { pod: PodId::new(pod, "a"), address, tls: BackendTls::disabled(), dial: Dial::Tcp };
+        Berth::new(target, Some(key))
     }
 
     #[test]
@@ -180,17 +165,18 @@ mod tests {
     }
 
     #[test]
-    fn loads_follow_the_sessions() {
+    fn a_cancel_request_is_known_before_its_backend_can_be_given_back() {
         let registry = Arc::new(Registry::default());
-        let (one, two) = (registry.enter(&"orders".into(), true), registry.enter(&"orders".into(), true));
-        one.moor(Some(berth("pg-0")));
-        two.moor(Some(berth("pg-0")));
-        assert_eq!(registry.load(&PodId::new("pg-0", "a")), 2);
-        one.moor(Some(berth("pg-1")));
-        drop(two);
-        assert_eq!(registry.load(&PodId::new("pg-0", "a")), 0);
+        let place = registry.enter(&"orders".into(), true);
+        let held = berth("pg-0");
+        place.moor(Some(Arc::clone(&held)));
+        assert_eq!(held.cancels(), 0);
+        registry.berth(place.key()).unwrap();
+        assert_eq!(held.cancels(), 1);
+        place.moor(None);
+        assert!(registry.berth(place.key()).is_none());
         let mut shown = Vec::new();
         registry.each(|cluster, pod, _| shown.push((cluster.clone(), pod.cloned())));
-        assert_eq!(shown, [("orders".into(), Some(PodId::new("pg-1", "a")))]);
+        assert_eq!(shown, [("orders".into(), None)]);
     }
 }

@@ -3,7 +3,6 @@
 //! The relay decides nothing. It stops and says why ([`Event`]) where a decision is due: the backend ended, a boundary
 //! was reached that somebody waits for, the client wants a backend, the client left.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -11,12 +10,15 @@ use std::task::{Context, Poll};
 use bytes::BytesMut;
 use tokio::io::AsyncWriteExt;
 
+use crate::backend::Parameters;
+use crate::backend::pool::Papers;
 use crate::continuity::journal::Journal;
 use crate::continuity::loss::{Aftermath, Answer, Word};
 use crate::continuity::pipeline::Pipeline;
+use crate::continuity::restore::Restore;
+use crate::continuity::setup::Setup;
 use crate::continuity::state::State;
 use crate::error::{Code, Complaint};
-use crate::ids::PodName;
 use crate::metrics::{Direction, Metrics};
 use crate::net::Stream;
 use crate::net::pipe::Pipe;
@@ -131,12 +133,14 @@ pub(super) struct Relay {
     metrics: Arc<Metrics>,
     client: Stream,
     backend: Option<Stream>,
+    /// What is known of the backend.
+    papers: Option<Papers>,
     up: Pipe,
     down: Pipe,
     pub(super) pipeline: Pipeline,
     pub(super) state: State,
     /// What the client knows of its server's reported settings.
-    pub(super) told: BTreeMap<String, String>,
+    pub(super) told: Parameters,
     reading: Reading,
     farewell: Farewell,
     /// A transaction was lost while the client was silent: its next request is told.
@@ -164,11 +168,24 @@ pub(super) struct Relay {
     asks: bool,
     /// A ReadyForQuery waits for that.
     withheld: bool,
+    /// The backend's way to the session's state, while it is on it.
+    setting_up: Option<Box<Restore>>,
+    /// That failed: what was sent behind it was not run.
+    unrun: bool,
+    /// The backend was joined for a request that has not been sent yet.
+    fresh: bool,
 }
 
 impl Relay {
-    /// A logged-in client, no backend yet. `leftover`: bytes it sent beyond its login.
-    pub(super) fn new(client: Stream, leftover: &[u8], terms: &Terms, writes: bool, metrics: Arc<Metrics>) -> Self {
+    /// A logged-in client, no backend yet. `leftover`: bytes it sent beyond its login. `name`: its `application_name`.
+    pub(super) fn new(
+        client: Stream,
+        leftover: &[u8],
+        terms: &Terms,
+        name: Option<&str>,
+        writes: bool,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         let limit = u32::try_from(terms.message_size).unwrap_or(u32::MAX);
         let mut up = Pipe::new(FROM_CLIENT, limit);
         up.append(leftover);
@@ -176,11 +193,12 @@ impl Relay {
             metrics,
             client,
             backend: None,
+            papers: None,
             up,
             down: Pipe::new(FROM_BACKEND, MAX_BACKEND_FRAME),
             pipeline: Pipeline::default(),
-            state: State::new(terms.session_state),
-            told: BTreeMap::new(),
+            state: State::new(terms.session_state).named(name),
+            told: Parameters::default(),
             reading: Reading::Requests,
             farewell: Farewell::Not,
             untold: false,
@@ -197,37 +215,82 @@ impl Relay {
             losses: 0,
             asks: terms.ask.is_some(),
             withheld: false,
+            setting_up: None,
+            unrun: false,
+            fresh: false,
         }
     }
 
     /// Takes a backend that was brought to this session's state. `received`: bytes read beyond its last ReadyForQuery.
     /// The client is told at once what differs from what it knew of its server.
-    pub(super) fn attach(
-        &mut self,
-        pod: PodName,
-        stream: Stream,
-        received: &[u8],
-        parameters: &BTreeMap<String, String>,
-    ) {
+    pub(super) fn attach(&mut self, stream: Stream, received: &[u8], papers: Papers) {
         if !self.is_open() {
-            let news = self.news(parameters);
-            self.down.inject(&news);
+            self.tell_news(&papers.parameters);
         }
-        self.guard.arrived(pod);
-        self.pipeline
-            .conforming_strings(parameters.get("standard_conforming_strings").is_none_or(|value| value == "on"));
-        self.down.append(received);
+        self.take(stream, received, papers);
+    }
+
+    fn take(&mut self, stream: Stream, received: &[u8], mut papers: Papers) {
+        let known = std::mem::take(&mut papers.guard);
+        self.guard.arrived(papers.berth.target.pod.name.clone(), known);
+        let conforming = papers.parameters.get("standard_conforming_strings").is_none_or(|value| value == "on");
+        self.pipeline.conforming_strings(conforming);
+        if !received.is_empty() {
+            self.down.append(received);
+        }
         self.backend = Some(stream);
+        self.papers = Some(papers);
         self.down.set_interest(FROM_BACKEND);
         self.dying = None;
         self.read_only_hit = false;
         self.ended = false;
+        self.fresh = true;
+    }
+
+    /// Takes an idle backend of the pool, which is brought to this session's state with the first request. `owner`: the
+    /// session's number.
+    pub(super) fn board(&mut self, stream: Stream, papers: Papers, owner: u64) {
+        let way = Restore::between(&papers.setup, &self.state, owner, false);
+        if way.is_empty() {
+            return self.attach(stream, &[], papers);
+        }
+        self.take(stream, &[], papers);
+        self.up.inject(way.packet());
+        self.pipeline.set_up();
+        self.down.set_interest(FROM_BACKEND_ROWS);
+        self.setting_up = Some(Box::new(way));
+    }
+
+    /// The client has what ends its login: it needs the backend no longer.
+    pub(super) fn is_greeted(&mut self) {
+        self.fresh = false;
+    }
+
+    /// Whether the request that waits can be sent with the way to the session's state before it: it does not begin with what
+    /// ends a failed transaction.
+    pub(super) fn may_board(&self) -> bool {
+        if self.unrun || self.is_open() || self.pipeline.status() == TxStatus::Failed {
+            return false;
+        }
+        let ends = |(tag, body)| self.pipeline.meaning_of(tag, body).is_some_and(|script| script.ends_first());
+        self.begun || self.up.peek().is_some_and(|front| !ends(front))
     }
 
     /// Gives up the backend at an idle boundary.
     pub(super) fn detach(&mut self) -> Option<Stream> {
         self.down.cut_source();
+        self.papers = None;
         self.backend.take()
+    }
+
+    /// The same, with what is known of it, to be given to another session. `None`: it is not in a state that is known.
+    pub(super) fn give_back(&mut self, owner: u64) -> Option<(Stream, Papers)> {
+        let known = self.is_idle() && self.down.is_empty() && !self.state.in_doubt() && self.state.pins().is_empty();
+        let mut papers = self.papers.take()?;
+        let stream = self.detach()?;
+        papers.guard = self.guard.left();
+        papers.setup = Setup::left_by(&mut self.state, owner);
+        known.then_some((stream, papers))
     }
 
     /// Lends the backend for a question of our own; what it has sent and was not passed on comes again with [`Self::reattach`].
@@ -305,7 +368,7 @@ impl Relay {
             if self.withheld && !self.is_replaying() && self.up.is_drained() && self.down.is_drained() {
                 return Poll::Ready(Event::Question);
             }
-            let stop = leave || self.state.in_doubt();
+            let stop = (leave || self.state.in_doubt()) && !self.fresh;
             if stop && self.is_idle() && self.down.is_empty() {
                 return Poll::Ready(Event::Boundary);
             }
@@ -313,7 +376,10 @@ impl Relay {
                 Ok(moved) => moved,
                 Err(event) => return Poll::Ready(event),
             };
-            if !heard && !asked {
+            // All that it was joined for is on its way, or needed no backend after all.
+            let served = self.fresh && self.up.unseen() == 0;
+            self.fresh &= !served;
+            if !heard && !asked && !served {
                 return Poll::Pending;
             }
         }

@@ -1,11 +1,12 @@
 //! A conversation of pgmoor's own with a backend, before or between the client's: frames one by one, nothing lost of what is the client's.
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::BytesMut;
 use thiserror::Error;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use crate::backend::Parameters;
 use crate::net::Stream;
 use crate::wire::message::ParameterStatus;
 use crate::wire::scan::{Interest, ScanError, Scanner, Step};
@@ -48,13 +49,13 @@ pub(super) struct Talk {
     /// Notifications: they are the client's.
     kept: BytesMut,
     /// The settings the server has reported.
-    parameters: BTreeMap<String, String>,
+    parameters: Parameters,
     scanner: Scanner,
 }
 
 impl Talk {
     /// `unread`: bytes that were read too much before.
-    pub(super) fn new(stream: Stream, unread: BytesMut, parameters: BTreeMap<String, String>) -> Self {
+    pub(super) fn new(stream: Stream, unread: BytesMut, parameters: Parameters) -> Self {
         Self { stream, unread, kept: BytesMut::new(), parameters, scanner: Scanner::new(EVERYTHING, MOST as u32) }
     }
 
@@ -90,14 +91,14 @@ impl Talk {
                 && let Ok(status) = ParameterStatus::read(&body)
             {
                 let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
-                self.parameters.insert(text(status.name), text(status.value));
+                Arc::make_mut(&mut self.parameters).insert(text(status.name), text(status.value));
             }
             return Ok((tag, body));
         }
     }
 
     /// The connection, the client's bytes that came meanwhile, and the settings as they are now.
-    pub(super) fn end(mut self) -> (Stream, BytesMut, BTreeMap<String, String>) {
+    pub(super) fn end(mut self) -> (Stream, BytesMut, Parameters) {
         self.kept.extend_from_slice(&self.unread);
         (self.stream, self.kept, self.parameters)
     }

@@ -259,7 +259,7 @@ impl Client {
                 match code.as_str() {
                     "40001" => self.counts.lost += 1,
                     "08007" => self.counts.unknown += 1,
-                    "57P03" | "25P02" | "57P01" => self.counts.other += 1,
+                    "57P03" | "53300" | "25P02" | "57P01" => self.counts.other += 1,
                     // A named statement may not be there after its Parse was lost; a savepoint neither.
                     other => self.trace.fault(format_args!("client {number}: {other} to {:?}", unit.acts)),
                 }

@@ -56,6 +56,7 @@ fn run(seed: u64, wordy: bool) -> Outcome {
         for task in tasks {
             clients.push(task.await.unwrap());
         }
+        world.close_pools();
         // Longer than any silence goes unnoticed, and than anyone may take to say goodbye.
         sleep(Duration::from_secs(40)).await;
         world.judge(&clients);

@@ -287,12 +287,16 @@ impl Session {
             "SET" => self.assign(sql),
             "SHOW" => Answer::Rows(1, vec![vec![Some(self.setting(&sql["SHOW ".len()..]))]], "SHOW".to_owned()),
             "RESET" => {
-                self.set.remove(&sql["RESET ".len()..].to_ascii_lowercase());
+                self.set.remove(&sql["RESET ".len()..].trim_matches('"').to_ascii_lowercase());
                 Answer::Done("RESET".to_owned())
             }
             "LISTEN" => {
                 self.channels.insert(sql["LISTEN ".len()..].trim_matches('"').to_owned());
                 Answer::Done("LISTEN".to_owned())
+            }
+            "UNLISTEN" => {
+                self.channels.remove(sql["UNLISTEN ".len()..].trim_matches('"'));
+                Answer::Done("UNLISTEN".to_owned())
             }
             "DEALLOCATE" => {
                 self.statements.remove(&sql["DEALLOCATE ".len()..]);

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pgmoor::backend::gate::{Gates, Pace};
+use pgmoor::backend::pool::{Bounds, Pools};
 use pgmoor::config::{self, AuthMethod, CommitGuard, Databases, Endpoint};
 use pgmoor::ids::{Epoch, Lsn, PodId, Timeline};
 use pgmoor::metrics::Metrics;
@@ -44,6 +45,9 @@ pub(crate) struct World {
     proven: Option<PodId>,
     gates: Gates,
     registry: Arc<Registry>,
+    pools: Pools,
+    /// Sessions give their backends back after each transaction.
+    lends: bool,
     places: [Arc<Semaphore>; 3],
     metrics: Arc<Metrics>,
     dice: Dice,
@@ -100,6 +104,7 @@ impl World {
         let cluster = Cluster::new(3, strict, rng.fork(), &trace);
         trace.say(format_args!("seed {seed}, commits wait for a standby: {strict}"));
         let places = |count| Arc::new(Semaphore::new(count));
+        let lends = rng.chance(70);
         Self {
             cluster,
             trace,
@@ -110,6 +115,14 @@ impl World {
             gates: Gates::new(Pace { start: rng.between(1, 4) as u32, max: 8 }),
             registry: Arc::default(),
             places: [places(PLACES), places(PLACES), places(PLACES)],
+            pools: Pools::new(Bounds {
+                size: if lends { rng.between(2, 6) as usize } else { 8 },
+                min: 0,
+                pod_size: if lends { rng.between(3, 8) as usize } else { 8 },
+                idle: Duration::from_secs(600),
+                lifetime: Duration::from_secs(3600),
+            }),
+            lends,
             metrics: Arc::new(Metrics::new().unwrap()),
             dice: Dice::seeded(rng.next()),
             shutdowns: Vec::new(),
@@ -131,6 +144,8 @@ impl World {
             guard: self.guard,
             message_size: 1 << 24,
             session_state: 1 << 20,
+            pools: self.lends,
+            lifetime: Duration::from_secs(3600),
         }
     }
 
@@ -159,6 +174,7 @@ impl World {
             zone: None,
             terms: self.terms(),
             gates: self.gates.clone(),
+            pools: self.pools.clone(),
             dial: dial(&self.cluster, self.rng.fork()),
             dice: self.dice.clone(),
             registry: Arc::clone(&self.registry),
@@ -213,9 +229,17 @@ impl World {
         };
         self.trace.say(format_args!("table {}: {:?}, floor {}", self.epoch, shown.primary, shown.floor));
         let shown = Arc::new(shown);
+        let usable =
+            |pod: &PodId| shown.route(pod).is_some_and(|route| route.role != Role::Superseded && !route.draining);
+        self.pools.keep_only(usable);
         for sender in &self.tables {
             sender.send_replace(Arc::clone(&shown));
         }
+    }
+
+    /// Idle backends end.
+    pub(crate) fn close_pools(&self) {
+        self.pools.keep_only(|_| false);
     }
 
     async fn pause(&mut self, most: u64) {

@@ -41,6 +41,68 @@ fn nothing_to_carry_is_nothing_to_send() {
     assert!(Restore::new(&State::new(10), false).packet().is_empty());
 }
 
+/// The way from what one session left behind to another's state.
+fn way(left: &[&str], wants: &[&str]) -> Vec<String> {
+    let (mut left, wants) = (state_after(left), state_after(wants));
+    let setup = Setup::left_by(&mut left, 1);
+    assert_eq!(setup.fits(&wants, 2), Restore::between(&setup, &wants, 2, false).is_empty());
+    messages(&Restore::between(&setup, &wants, 2, false))
+}
+
+#[test]
+fn what_the_last_session_left_is_changed_where_it_differs() {
+    assert_eq!(way(&["SET a = 'x'"], &["SET a = 'x'"]), [""; 0]);
+    assert_eq!(way(&["SET a = 'x'"], &[]), ["BEGIN;RESET \"a\";COMMIT"]);
+    assert_eq!(
+        way(&["SET a = 'x'", "SET b = 'y'"], &["SET b = 'z'", "SET search_path TO s"]),
+        ["BEGIN;RESET \"a\";SET search_path TO s\n;SET b = 'z'\n;COMMIT"]
+    );
+    assert_eq!(
+        way(&["SET ROLE r"], &["SET a = 'x'"]),
+        ["BEGIN;RESET SESSION AUTHORIZATION;RESET ROLE;SET a = 'x'\n;COMMIT"]
+    );
+    assert_eq!(
+        way(&["SET ROLE r"], &["SET ROLE r", "SET a = 'x'"]),
+        ["BEGIN;RESET SESSION AUTHORIZATION;RESET ROLE;SET a = 'x'\n;SET ROLE r\n;COMMIT"]
+    );
+    assert_eq!(way(&["SET seed = 1"], &[]), ["BEGIN;COMMIT"], "the random seed is nobody's state");
+}
+
+#[test]
+fn statements_of_another_are_closed_and_ones_own_prepared() {
+    let plan = |name: &str, number: u8| format!("PREPARE {name} AS SELECT {number}");
+    assert_eq!(way(&[&plan("p", 1)], &[&plan("p", 1)]), [""; 0]);
+    assert_eq!(way(&[&plan("p", 1)], &[&plan("p", 2)]), ["C", "S", "PREPARE p AS SELECT 2"]);
+    assert_eq!(way(&[&plan("p", 1), &plan("q", 2)], &[&plan("q", 2)]), ["C", "S"]);
+}
+
+#[test]
+fn the_unnamed_statement_is_the_session_s_own() {
+    let mut left = State::new(1 << 16);
+    left.unnamed_parsed(Some(b"\0SELECT 3\0\0\0".to_vec()));
+    let setup = Setup::left_by(&mut left, 1);
+    assert!(Restore::between(&setup, &left, 1, false).is_empty(), "it is still there");
+    assert_eq!(messages(&Restore::between(&setup, &left, 2, false)), ["P", "S"], "another session's");
+    left.unnamed_parsed(Some(b"\0SELECT 4\0\0\0".to_vec()));
+    assert_eq!(messages(&Restore::between(&setup, &left, 1, false)), ["P", "S"], "a later one");
+}
+
+#[test]
+fn a_name_is_the_session_s_own_even_after_a_reset() {
+    let named = || State::new(1 << 16).named(Some("moor"));
+    let mut state = named();
+    let setup = Setup::left_by(&mut state, 1);
+    assert!(setup.fits(&named(), 2) && !setup.fits(&State::new(1 << 16), 2));
+    for reset in ["RESET ALL", "DISCARD ALL", "RESET application_name"] {
+        let act = script::read(reset.as_bytes(), false).unwrap();
+        state.completed(&act.acts()[0], b"RESET");
+        state.ready(TxStatus::Idle);
+        let setup = Setup::left_by(&mut state, 1);
+        let expected = "BEGIN;SELECT pg_catalog.set_config('application_name','moor',false);COMMIT";
+        assert_eq!(messages(&Restore::between(&setup, &state, 1, false)), [expected], "{reset}");
+    }
+}
+
 #[test]
 fn each_kind_in_its_turn() {
     let mut state = state_after(&[
@@ -53,8 +115,7 @@ fn each_kind_in_its_turn() {
     state.parsed(b"s", b"s\0SELECT 2\0\0\0".to_vec());
     state.unnamed_parsed(Some(b"\0SELECT 3\0\0\0".to_vec()));
     let expected = [
-        "SET search_path TO s\n;SET a = 'x' -- why\n;",
-        "SET ROLE r\n;",
+        "BEGIN;SET search_path TO s\n;SET a = 'x' -- why\n;SET ROLE r\n;COMMIT",
         "PREPARE p AS SELECT 1",
         "P",
         "S",
@@ -64,7 +125,7 @@ fn each_kind_in_its_turn() {
     ];
     assert_eq!(messages(&Restore::new(&state, false)), expected);
     let aborted = messages(&Restore::new(&state, true));
-    assert_eq!(aborted[8..], ["P", "B", "E", "C", "S", "B", "S"], "no simple query: the unnamed statement stays");
+    assert_eq!(aborted[7..], ["P", "B", "E", "C", "S", "B", "S"], "no simple query: the unnamed statement stays");
 }
 
 #[test]
@@ -92,7 +153,7 @@ fn a_setting_must_a_statement_may() {
     let setting = state_after(&["SET a = 1"]);
     assert_eq!(answers(&mut Restore::new(&setting, false), &[idle]), Ok(Progress::Done(TxStatus::Idle)));
     let error = answers(&mut Restore::new(&setting, false), &[None, idle]).unwrap_err();
-    assert_eq!(error, "a setting could not be restored: no (42501)");
+    assert_eq!(error, "the session's state could not be restored: no (42501)");
     let statement = state_after(&["PREPARE p AS SELECT 1"]);
     assert_eq!(answers(&mut Restore::new(&statement, false), &[None, idle]), Ok(Progress::Done(TxStatus::Idle)));
 }

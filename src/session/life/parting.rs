@@ -1,6 +1,5 @@
 //! Parting from a backend, wanted or not, and making good what it left open.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -8,7 +7,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
-use crate::backend;
+use crate::backend::{self, Parameters};
 use crate::continuity::commit::Verdict;
 use crate::continuity::{Input, Stage};
 use crate::error::{Code, Complaint};
@@ -33,6 +32,7 @@ impl Life {
         if let Some(stream) = self.relay.detach() {
             take_leave(stream).await;
         }
+        self.slot = None;
         self.decide(Input::Left);
         self.want_if_needed();
     }
@@ -62,6 +62,7 @@ impl Life {
         self.reason = reason;
         let pins = self.relay.state.pins();
         let fate = self.relay.wreck(reason == Suspicion::Vanished.as_str());
+        self.slot = None;
         info!(%pod, reason, in_flight = depth, ?fate, "backend lost");
         let pins = if fate == Fate::Open { self.relay.state.pins() } else { pins };
         match fate {
@@ -85,7 +86,7 @@ impl Life {
     }
 
     /// What the last backend left open is told, or run again. `verdict`: on the COMMIT in doubt.
-    pub(super) fn make_good(&mut self, verdict: Option<Verdict>, parameters: &BTreeMap<String, String>) -> Option<End> {
+    pub(super) fn make_good(&mut self, verdict: Option<Verdict>, parameters: &Parameters) -> Option<End> {
         let outcome = match verdict {
             None => "",
             Some(Verdict::Committed) => "committed",
@@ -119,7 +120,7 @@ impl Life {
         self.call_off();
         self.berth = None;
         self.place.moor(None);
-        self.joining = None;
+        (self.joining, self.slot) = (None, None);
         let fate = self.relay.fall_back();
         self.decide(Input::GivenUp);
         if let Fate::Cut(_) = fate {
@@ -132,12 +133,13 @@ impl Life {
     /// What runs on the backend is not wanted any more. PostgreSQL would notice the end of the connection only when it has
     /// something to say: one that waits for a lock would wait on, and hold its own.
     pub(super) fn call_off(&self) {
-        let berth = self.shared.registry.berth(self.place.key());
-        let Some((berth, key)) = berth.and_then(|berth| berth.key.clone().map(|key| (berth, key))) else { return };
+        let Some(berth) = self.shared.registry.berth(self.place.key()) else { return };
         let deadline = Instant::now() + self.shared.terms.connect;
         tokio::spawn(async move {
             // Who does not take it is gone, or will notice by itself.
-            let _ = backend::cancel(&berth.target, &key, deadline).await;
+            if let Some(key) = &berth.key {
+                let _ = backend::cancel(&berth.target, key, deadline).await;
+            }
         });
     }
 

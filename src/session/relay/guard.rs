@@ -6,7 +6,7 @@ use bytes::BytesMut;
 
 use crate::config::CommitGuard;
 use crate::continuity::commit::Mark;
-use crate::continuity::guard::{Guard as Question, Progress, Reply};
+use crate::continuity::guard::{Guard as Question, Known, Progress, Reply};
 use crate::ids::PodName;
 use crate::wire::backend::ERROR_RESPONSE;
 use crate::wire::message::ErrorFields;
@@ -23,9 +23,7 @@ pub(super) struct Guard {
     pub(super) asked_for_this: bool,
     /// The backend's pod; what is asked of another has no meaning there.
     pod: Option<PodName>,
-    /// The backend knows the question.
-    prepared: bool,
-    era: Option<String>,
+    known: Known,
     out: VecDeque<Reply>,
     mark: Option<Mark>,
     /// The error that came instead of an answer: it is what the client's COMMIT is told.
@@ -53,8 +51,7 @@ impl Guard {
             paused: false,
             asked_for_this: false,
             pod: None,
-            prepared: false,
-            era: None,
+            known: Known { prepared: false, era: None },
             out: VecDeque::new(),
             mark: None,
             failure: None,
@@ -92,10 +89,15 @@ impl Guard {
         !self.out.is_empty()
     }
 
-    /// Another backend is there: nothing is known of it.
-    pub(super) fn arrived(&mut self, pod: PodName) {
-        (self.prepared, self.era, self.asked_for_this) = (false, None, false);
+    /// Another backend is there.
+    pub(super) fn arrived(&mut self, pod: PodName, known: Known) {
+        (self.known, self.asked_for_this) = (known, false);
         self.pod = Some(pod);
+    }
+
+    /// The backend is given back: what is known of it.
+    pub(super) fn left(&mut self) -> Known {
+        std::mem::take(&mut self.known)
     }
 
     /// The backend is gone. What its last answer told stays until it is taken.
@@ -103,7 +105,7 @@ impl Guard {
         if let Some(mark) = self.out.back().and_then(Reply::mark) {
             self.mark = Some(mark.clone());
         }
-        (self.prepared, self.era, self.asked_for_this) = (false, None, false);
+        (self.known, self.asked_for_this) = (Known::default(), false);
         self.failure = None;
         self.out.clear();
     }
@@ -111,17 +113,17 @@ impl Guard {
     /// The bytes of a question. `forgotten`: the backend may have lost its prepared statements.
     pub(super) fn question(&mut self, end: End, forgotten: bool) -> Option<BytesMut> {
         let pod = self.pod.clone()?;
-        let question = Question { prepare: !self.prepared || forgotten, first: self.era.is_none(), end };
+        let question = Question { prepare: !self.known.prepared || forgotten, first: self.known.era.is_none(), end };
         let mut packet = BytesMut::new();
         question.append(&mut packet);
-        self.out.push_back(question.replies(pod, self.era.clone()));
-        (self.prepared, self.asked_for_this) = (true, true);
+        self.out.push_back(question.replies(pod, self.known.era.clone()));
+        (self.known.prepared, self.asked_for_this) = (true, true);
         Some(packet)
     }
 
     /// The prepared statements of the backend were dropped.
     pub(super) const fn forget(&mut self) {
-        self.prepared = false;
+        self.known.prepared = false;
     }
 
     /// A reply to the question that is due.
@@ -133,13 +135,13 @@ impl Guard {
             Progress::Done => {
                 self.mark = reply.mark().cloned();
                 if let Some(era) = self.mark.as_ref().and_then(|mark| mark.era.clone()) {
-                    self.era = Some(era);
+                    self.known.era = Some(era);
                 }
                 self.out.pop_front();
                 Told::Last
             }
             Progress::Failed => {
-                self.prepared = false;
+                self.known.prepared = false;
                 // A transaction that had failed before is told ROLLBACK, as ever.
                 let news = |body: &&[u8]| ErrorFields::read(body).is_ok_and(|fields| fields.code != "25P02");
                 self.failure = reply.error().filter(news).map(error_response);

@@ -1,10 +1,14 @@
 //! What the relay sees in the replies that pass: what they end, change and mean, and what a backend may not send.
 
+use std::sync::Arc;
+
 use bytes::BytesMut;
 use tracing::warn;
 
+use crate::backend::Parameters;
 use crate::continuity::journal::{Mismatch, Spoiled};
 use crate::continuity::pipeline::Note;
+use crate::continuity::restore::{Progress, Restore};
 use crate::topology::evidence::Suspicion;
 use crate::wire::message::{CommandComplete, ErrorFields, ParameterStatus, ReadyForQuery, Severity};
 use crate::wire::scan::Step;
@@ -23,6 +27,10 @@ enum Verdict {
     Aside(u8),
     /// It is not the client's: the dying words of a backend that is replaced, or an answer to pgmoor itself.
     Swallow,
+    /// The last answer to what pgmoor set.
+    SetUp,
+    /// Something could not be set: what was sent behind it finds a failed transaction.
+    Unrun(String),
     /// The client gets this instead.
     Replace(BytesMut),
     /// The backend lost count or broke the protocol.
@@ -48,6 +56,8 @@ impl Relay {
                         state: &mut self.state,
                         guard: &mut self.guard,
                         told: (!holding).then_some(&mut self.told),
+                        has: self.papers.as_mut().map(|papers| &mut papers.parameters),
+                        setting_up: self.setting_up.as_deref_mut(),
                         dying: &mut self.dying,
                         read_only_hit: &mut self.read_only_hit,
                         ended: &mut self.ended,
@@ -57,6 +67,9 @@ impl Relay {
                 Ok(Step::Head { tag, part, .. }) => {
                     let count = HEADER_LEN + part.len();
                     match tag {
+                        _ if self.pipeline.is_setting_up() && !is_aside(tag) => {
+                            (count, Verdict::Doubtful("a long answer to what pgmoor set"))
+                        }
                         backend::ERROR_RESPONSE if !self.pipeline.error(&mut self.state) => {
                             (count, Verdict::Doubtful("an error nobody asked for"))
                         }
@@ -90,6 +103,15 @@ impl Relay {
                         return Err(Event::BackendLost(suspicion));
                     }
                 }
+                Verdict::SetUp => {
+                    self.down.skip(count);
+                    self.is_set_up();
+                }
+                Verdict::Unrun(why) => {
+                    warn!(why, "a backend could not be brought to the session's state: closed");
+                    self.unrun = true;
+                    return Err(Event::BackendLost(Suspicion::Vanished));
+                }
                 Verdict::Replace(message) => {
                     self.down.skip(count);
                     self.down.inject(&message);
@@ -107,6 +129,16 @@ impl Relay {
         self.asks && self.state.in_doubt() && self.pipeline.is_last() && !self.journal.is_verifying()
     }
 
+    /// The backend is in the session's state: what it reports is what the client knows, or is told.
+    fn is_set_up(&mut self) {
+        self.pipeline.is_set_up();
+        self.setting_up = None;
+        self.rows_matter_no_more();
+        if let Some(parameters) = self.papers.as_ref().map(|papers| Arc::clone(&papers.parameters)) {
+            self.tell_news(&parameters);
+        }
+    }
+
     /// Part of an answer: to the client, but for what it has had before a replay.
     fn deliver(&mut self, count: usize) -> Result<(), Event> {
         let known = self.journal.hear(self.down.front(count)).map_err(|Mismatch| Event::Mismatch)?;
@@ -119,7 +151,7 @@ impl Relay {
 
     /// Rows were of interest while pgmoor itself was owed one, or one was to tell what its statement has set.
     fn rows_matter_no_more(&mut self) {
-        if !self.guard.is_asking() && !self.pipeline.reads_rows() {
+        if !self.guard.is_asking() && !self.pipeline.reads_rows() && self.setting_up.is_none() {
             self.down.set_interest(FROM_BACKEND);
         }
     }
@@ -151,13 +183,41 @@ const fn is_aside(tag: u8) -> bool {
     matches!(tag, backend::NOTICE_RESPONSE | backend::NOTIFICATION_RESPONSE | backend::PARAMETER_STATUS)
 }
 
+fn is_fatal(body: &[u8]) -> bool {
+    ErrorFields::read(body).is_ok_and(|fields| matches!(fields.severity, Severity::Fatal | Severity::Panic))
+}
+
+/// Notes what a server has reported: what it has, and what the client is told of it. Both stay one while they are the same.
+fn note(told: Option<&mut Parameters>, has: Option<&mut Parameters>, status: ParameterStatus<'_>) {
+    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+    let (name, value) = (text(status.name), text(status.value));
+    let put = |parameters: &mut Parameters| {
+        if parameters.get(&name) != Some(&value) {
+            Arc::make_mut(parameters).insert(name.clone(), value.clone());
+        }
+    };
+    match (told, has) {
+        (Some(told), Some(has)) if Arc::ptr_eq(told, has) => {
+            let mut both = std::mem::take(has);
+            *told = Parameters::default();
+            put(&mut both);
+            *told = Arc::clone(&both);
+            *has = both;
+        }
+        (told, has) => told.into_iter().chain(has).for_each(put),
+    }
+}
+
 /// What one backend frame may touch.
 struct Reply<'a> {
     pipeline: &'a mut crate::continuity::pipeline::Pipeline,
     state: &'a mut crate::continuity::state::State,
     guard: &'a mut Guard,
     /// Where what the client is told is noted; `None` while that waits.
-    told: Option<&'a mut std::collections::BTreeMap<String, String>>,
+    told: Option<&'a mut Parameters>,
+    /// What the backend has reported.
+    has: Option<&'a mut Parameters>,
+    setting_up: Option<&'a mut Restore>,
     dying: &'a mut Option<Suspicion>,
     read_only_hit: &'a mut bool,
     ended: &'a mut bool,
@@ -165,6 +225,11 @@ struct Reply<'a> {
 
 impl Reply<'_> {
     fn observe(&mut self, tag: u8, body: &[u8]) -> Verdict {
+        if self.pipeline.is_setting_up()
+            && let Some(verdict) = self.set_up(tag, body)
+        {
+            return verdict;
+        }
         if self.guard.is_asking() && !is_aside(tag) && tag != backend::ERROR_RESPONSE && self.pipeline.is_ours() {
             return self.answer(tag, body);
         }
@@ -203,10 +268,7 @@ impl Reply<'_> {
                     if status.name == b"standard_conforming_strings" {
                         self.pipeline.conforming_strings(status.value == b"on");
                     }
-                    if let Some(told) = &mut self.told {
-                        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
-                        told.insert(text(status.name), text(status.value));
-                    }
+                    note(self.told.as_deref_mut(), self.has.as_deref_mut(), status);
                 }
                 return Verdict::Aside(tag);
             }
@@ -217,6 +279,26 @@ impl Reply<'_> {
             Note::Plain => Verdict::Pass,
             Note::Ready(status, until) => Verdict::Ready(status, until),
             Note::Unexpected => Verdict::Doubtful("a reply nobody is owed"),
+        }
+    }
+
+    /// A reply to what pgmoor set, if it is one.
+    fn set_up(&mut self, tag: u8, body: &[u8]) -> Option<Verdict> {
+        let way = self.setting_up.as_deref_mut()?;
+        match tag {
+            backend::PARAMETER_STATUS => {
+                note(None, self.has.as_deref_mut(), ParameterStatus::read(body).ok()?);
+                Some(Verdict::Swallow)
+            }
+            backend::NOTICE_RESPONSE => Some(Verdict::Swallow),
+            backend::NOTIFICATION_RESPONSE => None,
+            backend::ERROR_RESPONSE if is_fatal(body) => None,
+            _ => Some(match way.reply(tag, body) {
+                Ok(Progress::More) => Verdict::Swallow,
+                Ok(Progress::Done(TxStatus::Idle)) => Verdict::SetUp,
+                Ok(Progress::Done(_)) => Verdict::Unrun("a transaction was left open".to_owned()),
+                Err(why) => Verdict::Unrun(why),
+            }),
         }
     }
 

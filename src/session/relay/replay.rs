@@ -8,11 +8,12 @@
 //! ```
 //! Until then nothing of it is visible to the client, and nothing that may commit is sent.
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::{BufMut, BytesMut};
 
+use crate::backend::Parameters;
 use crate::continuity::commit::Mark;
 use crate::continuity::journal::Spoiled;
 use crate::continuity::loss::{Aftermath, Answer, Chance, Word, Wreck};
@@ -56,7 +57,7 @@ pub(super) struct Lost {
     /// Why it cannot be run again, although it may still be learned that it was committed.
     refused: Option<&'static str>,
     /// What the client has to be told of its server's settings at the end.
-    news: BTreeMap<String, String>,
+    news: Parameters,
     /// Notifications that came meanwhile.
     asides: BytesMut,
     flushed: bool,
@@ -101,7 +102,10 @@ impl Relay {
         let committed = mark.is_some().then(|| self.state.committed());
         // The client does not know yet that its unit has ended: what it did to the session comes with doing it again.
         let again = std::mem::take(&mut self.withheld) && self.only_read();
-        let wreck = self.pipeline.lose(&mut self.state);
+        let mut wreck = self.pipeline.lose(&mut self.state);
+        if self.unrun && wreck.chance != Chance::Needless {
+            wreck.chance = Chance::Open;
+        }
         if wreck.chance == Chance::Needless && !self.half && !again {
             self.losses = 0;
             let told = self.tell(wreck);
@@ -121,7 +125,7 @@ impl Relay {
                     harmless: hope.harmless,
                     certain: false,
                     refused: hope.refused,
-                    news: BTreeMap::new(),
+                    news: Parameters::default(),
                     asides: BytesMut::new(),
                     flushed: false,
                     done: false,
@@ -139,6 +143,7 @@ impl Relay {
 
     fn backend_gone(&mut self) {
         self.backend = None;
+        (self.papers, self.setting_up) = (None, None);
         // Of what is checked and skipped the client gets nothing.
         self.half |= !self.down.cut_source() && !self.journal.is_verifying();
         self.down.renew_source();
@@ -166,6 +171,8 @@ impl Relay {
             Ok(requests) => {
                 let found = self.survey(requests, &start);
                 match found.outside {
+                    // Not one of them was run.
+                    _ if self.unrun => return Ok(Hope { start, mark: None, harmless: true, refused: None }),
                     Some(outside) => Some(outside.as_str()),
                     None if found.reads_only => {
                         return Ok(Hope { start, mark: None, harmless: true, refused: None });
@@ -228,7 +235,7 @@ impl Relay {
     fn begin_again(&mut self) {
         let Some(lost) = &mut self.lost else { return };
         lost.flushed = false;
-        lost.news.clear();
+        lost.news = Parameters::default();
         self.state = lost.start.0.clone();
         self.pipeline.begin_again(lost.start.1.clone());
         self.journal.rewind();
@@ -238,13 +245,13 @@ impl Relay {
     ///
     /// # Errors
     /// Why it cannot be.
-    pub(in crate::session) fn replay(&mut self, parameters: &BTreeMap<String, String>) -> Result<(), &'static str> {
+    pub(in crate::session) fn replay(&mut self, parameters: &Parameters) -> Result<(), &'static str> {
         let Some(lost) = &mut self.lost else { return Ok(()) };
         lost.certain |= lost.mark.take().is_some();
         if let Some(why) = lost.refused {
             return Err(why);
         }
-        lost.news.clone_from(parameters);
+        lost.news = Arc::clone(parameters);
         let feed = Pipe::new(FROM_CLIENT, self.up.max_frame());
         self.parked = Some(Box::new(std::mem::replace(&mut self.up, feed)));
         Ok(())
@@ -306,15 +313,29 @@ impl Relay {
     }
 
     /// What the client does not know of its server's reported settings.
-    pub(super) fn news(&mut self, parameters: &BTreeMap<String, String>) -> BytesMut {
+    pub(super) fn news(&mut self, parameters: &Parameters) -> BytesMut {
         let mut message = BytesMut::new();
-        for (name, value) in parameters {
-            if self.told.get(name) != Some(value) {
-                write::parameter_status(&mut message, name, value);
-                self.told.insert(name.clone(), value.clone());
-            }
+        if Arc::ptr_eq(&self.told, parameters) {
+            return message;
+        }
+        for (name, value) in parameters.iter().filter(|(name, value)| self.told.get(*name) != Some(value)) {
+            write::parameter_status(&mut message, name, value);
+        }
+        if self.told.keys().all(|name| parameters.contains_key(name)) {
+            self.told = Arc::clone(parameters);
+        } else {
+            let known = parameters.iter().map(|(name, value)| (name.clone(), value.clone()));
+            Arc::make_mut(&mut self.told).extend(known);
         }
         message
+    }
+
+    /// Tells it.
+    pub(super) fn tell_news(&mut self, parameters: &Parameters) {
+        let news = self.news(parameters);
+        if !news.is_empty() {
+            self.down.inject(&news);
+        }
     }
 
     /// Makes the server deliver what it holds back (protocol-message-formats, "Flush").
@@ -336,7 +357,7 @@ impl Relay {
                 && let Some(Ok(status)) = frame.get(HEADER_LEN..).map(ParameterStatus::read)
             {
                 let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
-                lost.news.insert(text(status.name), text(status.value));
+                Arc::make_mut(&mut lost.news).insert(text(status.name), text(status.value));
             }
             if tag == backend::NOTIFICATION_RESPONSE && lost.asides.len() + count <= ASIDE {
                 lost.asides.extend_from_slice(frame);
@@ -408,7 +429,7 @@ impl Relay {
     }
 
     /// The COMMIT whose answer was lost took effect: this is its answer.
-    pub(in crate::session) fn tell_committed(&mut self, parameters: &BTreeMap<String, String>) {
+    pub(in crate::session) fn tell_committed(&mut self, parameters: &Parameters) {
         let Some(lost) = self.lost.take() else { return };
         let Lost { wreck, left: (state, kept), committed, .. } = *lost;
         self.state = committed.unwrap_or(state);

@@ -102,6 +102,8 @@ impl Relay {
             || (self.pipeline.is_full() && !self.guard.is_paused())
             || self.withheld
             || self.is_beginning()
+            // If the backend cannot be brought to the session's state, only what is behind it in one unit is surely not run.
+            || (self.setting_up.is_some() && self.pipeline.has_whole_unit() && self.up.at_boundary())
     }
 
     /// With a backend already there again (a session that listens gets one unasked): the client's first frames are still
