@@ -113,6 +113,7 @@ fn busy() -> Metrics {
     metrics.commit_settled("committed");
     metrics.switchover(&"orders".into(), "switched");
     metrics.drain_marks(&"orders".into(), 0);
+    metrics.backends(&"orders".into(), &"pg-0".into(), 1, 1, 0);
     let id = PodId::new("pg-0", "uid");
     let route = Route { id: id.clone(), address: None, role: Role::Primary, draining: false, ready: true, zone: None };
     metrics.observe_table(&RoutingTable {

@@ -71,7 +71,8 @@ impl Pipe {
         }
         let length = u32::from_be_bytes([a, b, c, d]) as usize;
         let body = window.get(HEADER_LEN..1 + length);
-        (body.is_some() || window.len() == self.buf.len() || length < 4).then_some((tag, body))
+        let bad = !(4..=self.scanner.max_frame() as usize).contains(&length);
+        (body.is_some() || window.len() == self.buf.len() || bad).then_some((tag, body))
     }
 
     /// Not in the midst of a large frame that is being streamed.

@@ -121,8 +121,10 @@ enum Reading {
 enum Farewell {
     /// No.
     Not,
-    /// It said Terminate.
+    /// It said Terminate, and everything before was answered: the backend does not hear of it.
     Said,
+    /// It said Terminate behind other requests: the backend closes when it has run them.
+    Sent,
     /// Its connection ended.
     Unsaid,
 }
@@ -285,7 +287,12 @@ impl Relay {
 
     /// The same, with what is known of it, to be given to another session. `None`: it is not in a state that is known.
     pub(super) fn give_back(&mut self, owner: u64) -> Option<(Stream, Papers)> {
-        let known = self.is_idle() && self.down.is_empty() && !self.state.in_doubt() && self.state.pins().is_empty();
+        let known = self.is_idle()
+            && self.down.is_empty()
+            && !self.ended
+            && self.farewell != Farewell::Sent
+            && !self.state.in_doubt()
+            && self.state.pins().is_empty();
         let mut papers = self.papers.take()?;
         let stream = self.detach()?;
         papers.guard = self.guard.left();
@@ -368,7 +375,7 @@ impl Relay {
             if self.withheld && !self.is_replaying() && self.up.is_drained() && self.down.is_drained() {
                 return Poll::Ready(Event::Question);
             }
-            let stop = (leave || self.state.in_doubt()) && !self.fresh;
+            let stop = (leave || self.state.in_doubt()) && !self.fresh && self.farewell == Farewell::Not;
             if stop && self.is_idle() && self.down.is_empty() {
                 return Poll::Ready(Event::Boundary);
             }
@@ -402,7 +409,7 @@ impl Relay {
         match filled {
             Poll::Ready(Ok(0) | Err(_)) if self.ended => Ok(false),
             // It has run everything that came before the client's Terminate, and closed.
-            Poll::Ready(Ok(0) | Err(_)) if self.farewell == Farewell::Said => Err(Event::Terminated),
+            Poll::Ready(Ok(0) | Err(_)) if self.farewell == Farewell::Sent => Err(Event::Terminated),
             Poll::Ready(Ok(0) | Err(_)) => Err(Event::BackendLost(self.dying.unwrap_or(Suspicion::Vanished))),
             Poll::Ready(Ok(_)) => Ok(true),
             Poll::Pending => Ok(full || self.down.unseen() < unseen),
@@ -434,10 +441,11 @@ impl Relay {
         }
         match (self.farewell, drained) {
             // Answers to what it sent before its Terminate are still delivered, as PostgreSQL does.
-            (Farewell::Said, Poll::Ready(_)) if closed || self.pipeline.is_quiet() => Err(Event::Terminated),
-            (Farewell::Said, Poll::Ready(_)) => Ok(filled.is_ready()),
+            (Farewell::Said, _) => Err(Event::Terminated),
+            (Farewell::Sent, Poll::Ready(_)) if closed || self.pipeline.is_quiet() => Err(Event::Terminated),
+            (Farewell::Sent, Poll::Ready(_)) => Ok(filled.is_ready()),
             (Farewell::Unsaid, Poll::Ready(_)) => Err(Event::ClientGone),
-            (Farewell::Said | Farewell::Unsaid, Poll::Pending) => Ok(false),
+            (Farewell::Sent | Farewell::Unsaid, Poll::Pending) => Ok(false),
             (Farewell::Not, Poll::Pending) => Ok(false),
             (Farewell::Not, Poll::Ready(_)) => {
                 Ok((full && self.up.has_room()) || filled.is_ready() || self.up.unseen() < unseen)

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::pair::{Moor, Pair, Plan, psql, until};
+use super::pair::{Moor, POOL_OF_SESSIONS, Pair, Plan, psql, until};
 use super::raw::{Raw, about, bind, execute, frame, parse, query, sync, unit};
 
 const WHERE: &str = "select inet_server_port()";
@@ -173,7 +173,7 @@ fn a_crash_of_the_primary() {
     pair.caught_up();
     // What is not run again, and not asked for, is told: the rest is in the tests of replay.
     let told = "replay = false\ncommit_guard = \"off\"".to_owned();
-    let moor = Moor::start(&Plan { continuity: told, ..pair.plan() });
+    let moor = Moor::start(&Plan { continuity: told, pool: POOL_OF_SESSIONS.to_owned(), ..pair.plan() });
     psql(pair.a, "alter system set synchronous_standby_names = 'nobody'; ");
     psql(pair.a, "select pg_reload_conf()");
     until("commits to hang", || (psql(pair.a, "show synchronous_standby_names") == "nobody").then_some(()));

@@ -1,6 +1,6 @@
 //! Which server a session gets, and what operators are shown.
 
-use super::pair::{Moor, Plan, psql, shared};
+use super::pair::{Moor, POOL_OF_SESSIONS, Plan, psql, shared};
 use super::raw::Raw;
 
 const WHERE: &str = "select inet_server_port()";
@@ -46,7 +46,7 @@ fn readers_fall_back_to_the_primary_or_are_told_that_there_is_no_replica() {
 #[test]
 fn metrics_and_status_say_what_is() {
     let pair = shared();
-    let moor = pair.moor();
+    let moor = Moor::start(&Plan { pool: POOL_OF_SESSIONS.to_owned(), ..pair.plan() });
     let _one = Raw::login(moor.rw());
     let _two = Raw::login(moor.ro());
     let status = moor.status().unwrap();

@@ -193,6 +193,7 @@ pub(crate) struct Plan {
     pub(crate) auth: String,
     pub(crate) users: String,
     pub(crate) limits: String,
+    pub(crate) pool: String,
     pub(crate) continuity: String,
     pub(crate) routing: String,
     pub(crate) cluster: String,
@@ -201,6 +202,12 @@ pub(crate) struct Plan {
     pub(crate) wait_primary: bool,
 }
 
+/// Room for everybody, and backends that are lent for a transaction.
+const POOL: &str = "size = 500\npod_size = 500";
+
+/// The same for the time of a session.
+pub(crate) const POOL_OF_SESSIONS: &str = "mode = \"session\"\nsize = 500\npod_size = 500";
+
 impl Default for Plan {
     fn default() -> Self {
         Self {
@@ -208,6 +215,7 @@ impl Default for Plan {
             auth: "method = \"trust\"".to_owned(),
             users: String::new(),
             limits: String::new(),
+            pool: POOL.to_owned(),
             continuity: String::new(),
             routing: String::new(),
             cluster: "databases = [\"*\"]".to_owned(),
@@ -222,11 +230,12 @@ impl Plan {
         let fixed: Vec<String> = self.fixed.iter().map(|(name, server)| format!("\"{name}={server}\"")).collect();
         format!(
             "[listen]\nrw = \"{address}:5432\"\nro = \"{address}:5433\"\nadmin = \"{address}:9187\"\n\
-             [tls]\n{}\n[auth]\n{}\n[limits]\n{}\n[continuity]\n{}\n[routing]\n{}\n[log]\nlevel = \"debug\"\n\
+             [tls]\n{}\n[auth]\n{}\n[limits]\n{}\n[pool]\n{}\n[continuity]\n{}\n[routing]\n{}\n[log]\nlevel = \"debug\"\n\
              [[cluster]]\nname = \"demo\"\n{}\ndiscovery.fixed = [{}]\nprobe = {{ user = \"pgmoor\", interval = \"100ms\", timeout = \"1s\" }}\n",
             self.tls,
             self.auth,
             self.limits,
+            self.pool,
             self.continuity,
             self.routing,
             self.cluster,

@@ -83,7 +83,12 @@ impl Relay {
             };
             match request {
                 Ok(Request::Forward) => {}
-                Ok(Request::Farewell) => self.farewell = Farewell::Said,
+                Ok(Request::Farewell) if self.pipeline.is_quiet() => {
+                    self.farewell = Farewell::Said;
+                    self.up.skip(count);
+                    return Ok(());
+                }
+                Ok(Request::Farewell) => self.farewell = Farewell::Sent,
                 Err(complaint) => return Err(Event::Violation(complaint)),
             }
             if self.pipeline.reads_rows() {
@@ -97,7 +102,7 @@ impl Relay {
 
     /// Nothing more is sent for now: the client leaves, the backend is to be left, or replies let it go on.
     fn has_to_wait(&self, stop: bool) -> bool {
-        self.farewell == Farewell::Said
+        matches!(self.farewell, Farewell::Said | Farewell::Sent)
             || (stop && self.pipeline.is_idle() && self.up.at_boundary())
             || (self.pipeline.is_full() && !self.guard.is_paused())
             || self.withheld
