@@ -26,3 +26,5 @@ mod raw;
 mod routing;
 #[path = "local/tls.rs"]
 mod tls;
+#[path = "support/wire.rs"]
+mod wire;

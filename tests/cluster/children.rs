@@ -310,12 +310,13 @@ impl Drop for Child {
     }
 }
 
-/// The last lines of a file (of its last 64 KiB), or a word on why there are none.
+/// The last lines of a file, if they are not longer than half a kilobyte each, or a word on why there are none.
 pub fn tail(path: &Path, lines: usize) -> String {
     let read = || -> std::io::Result<String> {
         let mut file = File::open(path)?;
         let length = file.metadata()?.len();
-        file.seek(SeekFrom::Start(length.saturating_sub(64 * 1024)))?;
+        let part = 64 * 1024 + 512 * lines as u64;
+        file.seek(SeekFrom::Start(length.saturating_sub(part)))?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes)?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())

@@ -55,6 +55,14 @@ pub fn signal(kubelet: &Kubelet, namespace: &str, pod: &str, part: Part, signal:
     signal.send(&chosen)
 }
 
+/// The processes of the pod that call themselves this: `walsender`, `walreceiver`.
+pub fn processes(kubelet: &Kubelet, namespace: &str, pod: &str, title: &str) -> Result<Vec<u32>> {
+    let containers = kubelet.incarnation(namespace, pod)?.containers();
+    let is_it =
+        |pid: &u32| std::fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|words| words.contains(title));
+    Ok(containers.iter().flat_map(|container| container.child().family()).filter(is_it).collect())
+}
+
 impl Part {
     fn has(self, pid: u32) -> bool {
         let program = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();

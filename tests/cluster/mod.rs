@@ -3,6 +3,7 @@
 //! ```text
 //!   world                         one of all that follows, shared by the tests of a binary
 //!   proxy   · patroni · faults    deploy/pgmoor and deploy/demo applied, asked, broken
+//!   outposts                      what a test puts between pgmoor and PostgreSQL
 //!   overlay · pods                manifests adapted; pods as the API server shows them
 //!   kubelet                       what a node does: bind, run, report, end
 //!   plane · components            etcd, kube-apiserver, kube-controller-manager
@@ -21,6 +22,7 @@ pub mod components;
 pub mod faults;
 pub mod kubectl;
 pub mod kubelet;
+pub mod outposts;
 pub mod overlay;
 pub mod patroni;
 pub mod plane;

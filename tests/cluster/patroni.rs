@@ -20,6 +20,8 @@ use super::trouble::{Result, Trouble, Trying, eventually};
 /// The image of deploy/demo without its tag.
 pub const IMAGE: &str = "pgmoor-demo-patroni";
 const PORT: u16 = 5432;
+/// What deploy/demo lets in at once.
+const CONNECTIONS: usize = 100;
 /// How long a new cluster may take on a busy machine.
 const START: Duration = Duration::from_secs(120);
 
@@ -65,13 +67,15 @@ pub fn images(toolbox: &Toolbox, plane: &ControlPlane) -> Result<Images> {
 }
 
 impl PatroniCluster {
-    /// Applies deploy/demo in a namespace of its own and waits until one primary and all replicas are ready.
+    /// Applies deploy/demo in a namespace of its own and waits until one primary and all replicas are ready. With room for
+    /// that many connections, if it says so.
     pub async fn start(
         plane: &Arc<ControlPlane>,
         kubelet: &Arc<Kubelet>,
         namespace: &str,
         version: PatroniVersion,
         replicas: usize,
+        connections: Option<usize>,
     ) -> Result<Self> {
         let tag = match version {
             PatroniVersion::V3 => "3",
@@ -79,6 +83,8 @@ impl PatroniCluster {
         };
         let scale = serde_json::json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "demo"}, "spec": {"replicas": replicas}});
         let overlay = Overlay::of("demo", namespace).tag(IMAGE, tag).merge(scale.to_string());
+        let room = |connections| format!("max_connections: {connections}");
+        let overlay = overlay.replace(&room(CONNECTIONS), &room(connections.unwrap_or(CONNECTIONS)));
         // There are no Services here: until a test tells the pods where pgmoor is, their hook is refused at once.
         overlay.replace("http://pgmoor-admin:9187", "http://127.0.0.1:1").apply(&plane.kubectl()).await?;
         let secrets: Api<Secret> = Api::namespaced(plane.client()?, namespace);

@@ -75,6 +75,11 @@ impl Relay {
     /// [`Self::start`] on a given loopback address (port 0: a free one).
     #[allow(clippy::unused_async, reason = "async says in the type that a runtime must be there")]
     pub async fn start_on(address: SocketAddr, target: SocketAddr) -> Result<Self> {
+        Self::begin(address, target)
+    }
+
+    /// [`Self::start_on`] where nothing can be awaited; a runtime must be there all the same.
+    pub fn begin(address: SocketAddr, target: SocketAddr) -> Result<Self> {
         // Bound but never listening: it keeps the port ours while connections are to be refused.
         let claim = bound(address).trying(|| format!("binding a relay to {address}"))?;
         let address = claim.local_addr()?;

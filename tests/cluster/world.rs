@@ -60,7 +60,12 @@ impl World {
 
     /// Starts a Patroni cluster in a namespace of its own.
     pub async fn patroni(&self, namespace: &str, version: PatroniVersion, replicas: usize) -> Result<PatroniCluster> {
-        PatroniCluster::start(&self.plane, &self.kubelet, namespace, version, replicas).await
+        PatroniCluster::start(&self.plane, &self.kubelet, namespace, version, replicas, None).await
+    }
+
+    /// The same with three pods, and room for that many connections in each PostgreSQL.
+    pub async fn roomy(&self, namespace: &str, version: PatroniVersion, connections: usize) -> Result<PatroniCluster> {
+        PatroniCluster::start(&self.plane, &self.kubelet, namespace, version, 3, Some(connections)).await
     }
 }
 

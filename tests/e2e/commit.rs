@@ -23,7 +23,7 @@ async fn resolve(stage: Arc<Stage>) {
     let setup = stage.client(Port::Rw, 0).await;
     setup.batch_execute("CREATE TABLE told (id int); CREATE TABLE IF NOT EXISTS other (id int)").await.unwrap();
     let before = unknown(&stage).await;
-    not_replicated(&stage).await;
+    standing_still(&stage).await;
     replicated(&stage).await;
     assert_eq!(unknown(&stage).await, before, "every outcome was known\n{}", stage.logs().await);
 }
@@ -33,8 +33,9 @@ async fn unknown(stage: &Stage) -> f64 {
     stage.metric(r#"pgmoor_errors_total{code="commit_unknown"}"#).await
 }
 
-/// No standby gets the WAL of these: what was committed on the lost node alone is gone with it.
-async fn not_replicated(stage: &Arc<Stage>) {
+/// The standbys stand still: what has come as far as their sockets is written when they go on, the rest is gone with the node.
+/// (`cuts` has those of which nothing has come.)
+async fn standing_still(stage: &Arc<Stage>) {
     let old = stage.cluster.primary().await.unwrap();
     let (kubelet, namespace) = (stage.cluster.kubelet(), stage.cluster.namespace());
     let clients = begin(stage, 0).await;
@@ -49,7 +50,7 @@ async fn not_replicated(stage: &Arc<Stage>) {
     for standby in &standbys {
         faults::thaw(kubelet, namespace, standby, Part::Postgres).unwrap();
     }
-    finish(stage, &old, commits, 0, "not replicated").await;
+    finish(stage, &old, commits, 0, "standbys standing still").await;
 }
 
 /// The synchronous standby has the WAL of these on disk, and has not applied it when the primary's node is lost.

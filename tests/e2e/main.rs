@@ -11,11 +11,18 @@ mod cluster;
 mod crowd;
 #[path = "../support/drivers.rs"]
 mod drivers_of_all;
+#[path = "../support/raw.rs"]
+mod raw;
+#[path = "../support/talk.rs"]
+mod talk;
 #[path = "../drivers/tokio.rs"]
 mod tokio_postgres_work;
+#[path = "../support/wire.rs"]
+mod wire;
 
 mod api;
 mod commit;
+mod cuts;
 mod drivers;
 mod fence;
 mod ledger;

@@ -1,17 +1,14 @@
 //! Two thousand sessions, two hundred of them writing, through the loss of the primary's pod: none is dropped.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
 use crate::cluster::faults;
 use crate::cluster::overlay::Overlay;
 use crate::cluster::proxy::Port;
-use crate::cluster::toolbox::PatroniVersion;
 use crate::cluster::trouble::eventually;
 use crate::crowd::{self, Member, Writers};
 use crate::fence::status;
@@ -26,7 +23,8 @@ const MEMORY: (u64, u64) = (64 * 1024, 64 * 1024 * 1024);
 
 #[test]
 fn two_thousand_sessions_survive_a_crashed_primary() {
-    Stage::play("mass", PatroniVersion::V4, patient, survive);
+    // Today each session holds a backend.
+    Stage::play_roomy("mass", CROWD + 100, patient, survive);
 }
 
 /// A busy machine may take its time to promote: nobody is to be told 57P03 for that.
@@ -35,7 +33,6 @@ fn patient(overlay: Overlay) -> Overlay {
 }
 
 async fn survive(stage: Arc<Stage>) {
-    make_room(&stage).await;
     stage.synchronous().await;
     stage.client(Port::Rw, 0).await.batch_execute(crowd::TABLE).await.unwrap();
     let began = Instant::now();
@@ -81,40 +78,6 @@ async fn survive(stage: Arc<Stage>) {
     check(&stage, &crowd).await;
     let told = audit(&stage, &books).await;
     stage.tell(&format!("{told}; 0 of {CROWD} connections dropped; pgmoor's memory: {}", memory(&stage).await));
-}
-
-/// Lets every PostgreSQL have a backend for each session: today each holds one.
-async fn make_room(stage: &Stage) {
-    let wanted = CROWD + 100;
-    stage.configure(&format!(r#"{{"postgresql": {{"parameters": {{"max_connections": {wanted}}}}}}}"#)).await;
-    let primary = stage.cluster.primary().await.unwrap();
-    let mut pods = stage.cluster.pods().await.unwrap();
-    // A standby must have as much room as its primary: so it goes first.
-    pods.sort_by_key(|pod| pod.name == primary);
-    for pod in pods {
-        let ip = pod.ip.unwrap();
-        let pending =
-            || async { rest(ip, "GET", "/patroni").await?.contains("\"pending_restart\": true").then_some(()) };
-        eventually("Patroni to take the setting in", FAILOVER, pending).await.unwrap();
-        rest(ip, "POST", "/restart").await.unwrap();
-    }
-    stage.cluster.wait_ready(3, FAILOVER).await.unwrap();
-    for pod in stage.cluster.pods().await.unwrap() {
-        let client = stage.cluster.connect(&pod.name).await.unwrap();
-        let room: String = client.query_one("SHOW max_connections", &[]).await.unwrap().get(0);
-        assert_eq!(room, wanted.to_string(), "{}", pod.name);
-    }
-}
-
-/// One request to Patroni's REST interface: the whole answer.
-async fn rest(ip: Ipv4Addr, method: &str, path: &str) -> Option<String> {
-    let mut http = TcpStream::connect((ip, 8008)).await.ok()?;
-    let request =
-        format!("{method} {path} HTTP/1.1\r\nHost: {ip}\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{{}}");
-    http.write_all(request.as_bytes()).await.ok()?;
-    let mut answer = String::new();
-    http.read_to_string(&mut answer).await.ok()?;
-    Some(answer)
 }
 
 /// The crowd, spread over pgmoor's pods; the first of each pod stand first, so that writers are spread, too.

@@ -36,11 +36,31 @@ impl Stage {
         adapt: impl FnOnce(Overlay) -> Overlay,
         test: impl FnOnce(Arc<Self>) -> F,
     ) {
+        Self::set(name, async |world: &World| world.patroni(name, version, 3).await.unwrap(), adapt, test);
+    }
+
+    /// The same, each PostgreSQL having room for so many connections.
+    pub fn play_roomy<F: Future<Output = ()>>(
+        name: &str,
+        connections: usize,
+        adapt: impl FnOnce(Overlay) -> Overlay,
+        test: impl FnOnce(Arc<Self>) -> F,
+    ) {
+        let start = async |world: &World| world.roomy(name, PatroniVersion::V4, connections).await.unwrap();
+        Self::set(name, start, adapt, test);
+    }
+
+    fn set<F: Future<Output = ()>>(
+        name: &str,
+        start: impl AsyncFnOnce(&World) -> PatroniCluster,
+        adapt: impl FnOnce(Overlay) -> Overlay,
+        test: impl FnOnce(Arc<Self>) -> F,
+    ) {
         let world = World::shared().unwrap();
         let held = Arc::clone(&world);
         held.run(async move {
             let began = Instant::now();
-            let cluster = world.patroni(name, version, 3).await.unwrap();
+            let cluster = start(&world).await;
             let binary = Path::new(env!("CARGO_BIN_EXE_pgmoor"));
             let proxy = Proxy::deploy(&cluster, binary, adapt).await.unwrap();
             println!("{name}: cluster and pgmoor up after {:.1} s", began.elapsed().as_secs_f64());

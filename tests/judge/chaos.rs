@@ -198,12 +198,7 @@ impl Chaos {
     /// Stops the one process of a standby that receives WAL.
     fn receiver(&self, pod: &str) -> Result<Mending> {
         let (_, kubelet, namespace) = self.parts();
-        let containers = kubelet.incarnation(namespace, pod)?.containers();
-        let receives = |pid: &u32| {
-            std::fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|words| words.contains("walreceiver"))
-        };
-        let pids: Vec<u32> =
-            containers.iter().flat_map(|container| container.child().family()).filter(receives).collect();
+        let pids = faults::processes(kubelet, namespace, pod, "walreceiver")?;
         Signal::Stop.send(&pids)?;
         Ok(Mending::Continue(pids))
     }

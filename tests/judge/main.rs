@@ -20,6 +20,8 @@ mod raw;
 #[allow(dead_code, reason = "the e2e tests use the rest of it")]
 #[path = "../e2e/stage.rs"]
 mod stage;
+#[path = "../support/talk.rs"]
+mod talk;
 
 mod audit;
 mod chaos;
@@ -32,7 +34,6 @@ mod history;
 mod journal;
 mod report;
 mod schedule;
-mod talk;
 mod trial;
 mod verdict;
 mod wires;

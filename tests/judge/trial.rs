@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 use crate::audit;
 use crate::chaos::{Chaos, Happened};
 use crate::client::{ACCOUNTS, Client};
+use crate::cluster::outposts;
 use crate::cluster::overlay::Overlay;
 use crate::cluster::proxy::Port;
 use crate::cluster::toolbox::PatroniVersion;
@@ -22,7 +23,7 @@ use crate::report;
 use crate::schedule::Schedule;
 use crate::stage::Stage;
 use crate::verdict::{Rules, judge};
-use crate::wires::{PORT, Wires};
+use crate::wires::Wires;
 use crate::work;
 
 const NAMESPACE: &str = "judge";
@@ -66,8 +67,7 @@ pub fn run(plan: Plan) {
         let world = World::shared().expect("the stage holds it");
         *wires.lock().unwrap() = Some(Wires::lay(Arc::clone(&world.kubelet), NAMESPACE, PODS));
         let hold = format!("[continuity]\n    hold = \"{}s\"\n\n    [log]", HOLD.as_secs());
-        let port = format!("preset = \"patroni\", port = {PORT} }}");
-        overlay.replace("preset = \"patroni\" }", &port).replace("[log]", &hold)
+        outposts::told(overlay).replace("[log]", &hold)
     };
     Stage::play(NAMESPACE, PatroniVersion::V4, adapt, async |stage| {
         let wires = wires.lock().unwrap().take().expect("laid before pgmoor was deployed");

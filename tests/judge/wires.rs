@@ -1,40 +1,35 @@
-//! The wires between pgmoor and the pods' PostgreSQL. pgmoor is told another port than PostgreSQL's own; there, on each
-//! pod's own address, stands a relay that does as the test commands.
+//! The wires between pgmoor and the pods' PostgreSQL: a relay before each that does as the test commands.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
-
-use tokio::task::JoinHandle;
 
 use crate::cluster::kubelet::Kubelet;
+use crate::cluster::outposts::Outposts;
 use crate::cluster::relay::{Direction, Mode, Relay};
 use crate::schedule::Break;
 
-/// The port pgmoor is told.
-pub const PORT: u16 = 6432;
-const POSTGRESQL: u16 = 5432;
-
 /// A relay before every PostgreSQL, over all incarnations of the pods.
 pub struct Wires {
-    known: Arc<Mutex<Known>>,
-    task: JoinHandle<()>,
+    relays: Outposts<Relay>,
+    modes: Arc<Mutex<Modes>>,
 }
 
-#[derive(Default)]
-struct Known {
-    relays: BTreeMap<(String, Ipv4Addr), Relay>,
-    /// To PostgreSQL and back; a pod that is not here has whole wires.
-    modes: BTreeMap<String, (Mode, Mode)>,
-}
+/// To PostgreSQL and back; a pod that is not here has whole wires.
+type Modes = BTreeMap<String, (Mode, Mode)>;
 
 impl Wires {
     /// Lays wires to these pods, and to every incarnation of them that comes.
-    pub fn lay(kubelet: Arc<Kubelet>, namespace: &'static str, pods: &'static [&'static str]) -> Self {
-        let known = Arc::new(Mutex::new(Known::default()));
-        let task = tokio::spawn(follow(kubelet, namespace, pods, Arc::clone(&known)));
-        Self { known, task }
+    pub fn lay(kubelet: Arc<Kubelet>, namespace: &str, pods: &[&str]) -> Self {
+        let modes = Arc::new(Mutex::new(Modes::new()));
+        let theirs = Arc::clone(&modes);
+        let relays = Outposts::set_up(kubelet, namespace, pods, move |pod, here, server| {
+            let relay = Relay::begin(here, server).ok()?;
+            if let Some(modes) = lock(&theirs).get(pod) {
+                apply(&relay, *modes);
+            }
+            Some(relay)
+        });
+        Self { relays, modes }
     }
 
     /// Breaks the wire to a pod.
@@ -60,21 +55,21 @@ impl Wires {
     }
 
     fn set(&self, pod: &str, modes: (Mode, Mode)) {
-        let mut known = lock(&self.known);
-        known.modes.insert(pod.to_owned(), modes);
-        for (_, relay) in known.relays.iter().filter(|((name, _), _)| name == pod) {
-            apply(relay, modes);
-        }
+        // First for the relays to come: one that is built just now has it from there, or is there already.
+        lock(&self.modes).insert(pod.to_owned(), modes);
+        self.relays.each(|name, relay| {
+            if name == pod {
+                apply(relay, modes);
+            }
+        });
     }
 
     fn reset(&self, pod: &str) {
-        lock(&self.known).relays.iter().filter(|((name, _), _)| name == pod).for_each(|(_, relay)| relay.reset());
-    }
-}
-
-impl Drop for Wires {
-    fn drop(&mut self) {
-        self.task.abort();
+        self.relays.each(|name, relay| {
+            if name == pod {
+                relay.reset();
+            }
+        });
     }
 }
 
@@ -83,37 +78,6 @@ fn apply(relay: &Relay, (to, from): (Mode, Mode)) {
     relay.set_direction(Direction::FromTarget, from);
 }
 
-/// A new incarnation has a new address: it gets its relay long before its PostgreSQL listens.
-async fn follow(
-    kubelet: Arc<Kubelet>,
-    namespace: &'static str,
-    pods: &'static [&'static str],
-    known: Arc<Mutex<Known>>,
-) {
-    loop {
-        let mut there = Vec::new();
-        for pod in pods {
-            for incarnation in kubelet.incarnations(namespace, pod) {
-                there.extend(incarnation.ip().map(|ip| ((*pod).to_owned(), ip)));
-            }
-        }
-        lock(&known).relays.retain(|key, _| there.contains(key));
-        for key in there {
-            if lock(&known).relays.contains_key(&key) {
-                continue;
-            }
-            if let Ok(relay) = Relay::start_on((key.1, PORT).into(), (key.1, POSTGRESQL).into()).await {
-                let mut known = lock(&known);
-                if let Some(modes) = known.modes.get(&key.0) {
-                    apply(&relay, *modes);
-                }
-                known.relays.insert(key, relay);
-            }
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(modes: &Mutex<Modes>) -> MutexGuard<'_, Modes> {
+    modes.lock().unwrap_or_else(PoisonError::into_inner)
 }

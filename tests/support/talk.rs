@@ -1,5 +1,6 @@
 //! A session's conversation with pgmoor in frames of the protocol: what is sent is the caller's, what comes back is read to
 //! the last ReadyForQuery, and the end of a connection keeps its last words.
+#![allow(dead_code, reason = "each test binary uses a part of it")]
 
 use std::io;
 use std::net::SocketAddr;
