@@ -1,6 +1,6 @@
 //! The wire between pgmoor and a server, cut after a given number of bytes in one direction.
 //!
-//! A connection is told by its startup packet's `application_name`; only the newest of a name can be cut.
+//! A connection is told by a setting in its startup packet, which no other session shares; only the newest of a name can be cut.
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
@@ -117,7 +117,7 @@ fn connect(
     packet[..4].copy_from_slice(&length);
     client.read_exact(&mut packet[4..])?;
     let mut words = packet[8..].split(|byte| *byte == 0);
-    let name = words.find(|word| *word == b"application_name").and_then(|_| words.next());
+    let name = words.find(|word| *word == b"wire.name").and_then(|_| words.next());
     let line = Arc::new(Line::default());
     let mut target = TcpStream::connect(server)?;
     for end in [&client, &target] {
@@ -179,12 +179,14 @@ impl Site {
         pair.caught_up();
         let wire = Wire::before(pair.a);
         let fixed = vec![("a".to_owned(), wire.address), ("b".to_owned(), pair.b)];
-        let moor = Moor::start(&Plan { fixed, ..pair.plan() });
+        // Idle backends of those who were here make way.
+        let pool = "size = 200\npod_size = 200".to_owned();
+        let moor = Moor::start(&Plan { fixed, pool, ..pair.plan() });
         Self { moor, wire, pair }
     }
 
     /// A client of that name: so is its connection's line.
     pub(crate) fn client(&self, name: &str) -> Raw {
-        Raw::login_with(self.moor.rw(), &[("application_name", name)])
+        Raw::login_with(self.moor.rw(), &[("application_name", name), ("wire.name", name)])
     }
 }
