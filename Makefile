@@ -21,7 +21,7 @@ part = @printf '\n== %s\n' '$(1)'; $(2); printf '== %s: %d s\n' '$(1)' "$$SECOND
 CHECK = cargo fmt --all --check && cargo clippy --all-targets -- -D warnings && \
 	{ ! command -v cargo-deny >/dev/null || cargo deny check bans licenses sources; }
 
-.PHONY: help build check fmt prepare test test-local test-cluster guard-cost chaos demo
+.PHONY: help build check fmt prepare test test-local test-cluster guard-cost bench chaos demo
 
 # Targets with a `##` behind them, and what stands there.
 help: ## this list
@@ -61,6 +61,10 @@ test-cluster: ## the tests on the real control plane, one suite after the other
 
 guard-cost: ## what the commit guard costs: the same loads with and without it, in turn; wants a quiet machine
 	cargo test --release --test local commit::cost -- --ignored --nocapture
+
+# BENCH_ONLY=, BENCH_TARGETS=, BENCH_ROUNDS= and more: benches/README.md.
+bench: ## pgmoor's speed beside PgBouncer's, HAProxy's and PostgreSQL's own (as root); wants a quiet machine
+	cargo bench --bench proxies
 
 # SEED= is drawn if it is left out; MINUTES= is 10 then.
 chaos: ## the judge at length, on the real cluster (as root): random faults until MINUTES= are over, drawn from SEED=
