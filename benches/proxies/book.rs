@@ -14,6 +14,11 @@ pub(crate) enum Figure {
     /// Microseconds from the time a transaction was due.
     P50,
     P99,
+    /// Microseconds a client of many waited for its answer.
+    WaitP50,
+    WaitP99,
+    /// The 99th percentile of the waits by their median.
+    Unfair,
     /// Nanoseconds of the proxy's CPU for one byte.
     ByteCpu,
     /// Megabytes a second.
@@ -24,6 +29,8 @@ pub(crate) enum Figure {
     Client,
     /// Bytes of the proxy's memory after all clients have left.
     Left,
+    /// The part of what clients took that stayed when all had left.
+    Kept,
     /// Clients that were there.
     Clients,
     /// System calls for one transaction.
@@ -36,6 +43,7 @@ pub(crate) enum Figure {
 #[derive(Debug, Default)]
 pub(crate) struct Book {
     entries: BTreeMap<Place, BTreeMap<usize, f64>>,
+    words: BTreeMap<(String, String), String>,
     complaints: Vec<String>,
     notes: Vec<String>,
 }
@@ -47,6 +55,16 @@ impl Book {
     pub(crate) fn note(&mut self, round: usize, workload: &str, target: &str, figure: Figure, value: f64) {
         let place = (workload.to_owned(), target.to_owned(), figure);
         self.entries.entry(place).or_default().insert(round, value);
+    }
+
+    /// Writes down in words what no figure says.
+    pub(crate) fn tell(&mut self, workload: &str, target: &str, words: String) {
+        self.words.insert((workload.to_owned(), target.to_owned()), words);
+    }
+
+    /// What was told.
+    pub(crate) fn told(&self, workload: &str, target: &str) -> Option<&str> {
+        self.words.get(&(workload.to_owned(), target.to_owned())).map(String::as_str)
     }
 
     /// Something went wrong in a run, or could not be run.
@@ -62,7 +80,9 @@ impl Book {
 
     /// Something to be read with the tables.
     pub(crate) fn remark(&mut self, text: String) {
-        self.notes.push(text);
+        if !self.notes.contains(&text) {
+            self.notes.push(text);
+        }
     }
 
     pub(crate) fn remarks(&self) -> &[String] {
@@ -77,13 +97,6 @@ impl Book {
     /// The median, over the rounds that have both, of `target`'s figure by `other`'s.
     pub(crate) fn ratio(&self, workload: &str, target: &str, other: &str, figure: Figure) -> Option<f64> {
         let others = self.rounds(workload, other, figure)?;
-        let own = self.rounds(workload, target, figure)?;
-        median(own.iter().filter_map(|(round, value)| Some(value / others.get(round)?)))
-    }
-
-    /// The same for two workloads of one target.
-    pub(crate) fn between(&self, target: &str, workload: &str, other: &str, figure: Figure) -> Option<f64> {
-        let others = self.rounds(other, target, figure)?;
         let own = self.rounds(workload, target, figure)?;
         median(own.iter().filter_map(|(round, value)| Some(value / others.get(round)?)))
     }

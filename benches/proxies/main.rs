@@ -4,10 +4,11 @@
 //!   options             what the environment asks for
 //!   programs · stage    what has to be there: other programs; PostgreSQL, its tables, its users
 //!   target              what is measured; pgmoor and proxies know how each is set up
-//!   workload            what is run; pgbench does most of it, link is a client of our own
+//!   workload            what is run: by pgbench, or by a client of our own, link: bulk, active, idle; calls
 //!   meter · process     who used how much CPU and memory
-//!   run                 rounds: every workload against every target, in turn
-//!   book · report       medians and paired ratios; tables
+//!   run · turn          rounds: every workload against every target, in turn; one of these
+//!   book                medians and paired ratios
+//!   report              tables; goals: where pgmoor should be; picture
 //! ```
 #![allow(clippy::disallowed_methods, reason = "speed is measured in real time; nobody pauses its clock")]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "the report, and how far it is")]
@@ -24,12 +25,19 @@ mod raw;
 #[allow(dead_code, unreachable_pub, reason = "the test cluster uses all of it, from a library")]
 mod trouble;
 
+mod active;
 mod book;
+mod bulk;
+mod calls;
+mod goals;
+mod idle;
+mod limit;
 mod link;
 mod meter;
 mod options;
 mod pgbench;
 mod pgmoor;
+mod picture;
 mod process;
 mod programs;
 mod proxies;
@@ -37,12 +45,14 @@ mod report;
 mod run;
 mod stage;
 mod target;
+mod turn;
 mod workload;
 
 use std::path::Path;
 use std::process::ExitCode;
 
 use book::{Book, Figure, median};
+use calls::Counter;
 use options::Options;
 use programs::Programs;
 use report::Report;
@@ -51,6 +61,9 @@ use stage::Stage;
 use target::{Fleet, Target};
 use trouble::{Result, Trying as _};
 use workload::Workload;
+
+/// Open files beside those of the clients: backends, logs, what perf counts with.
+const SPARE: usize = 1500;
 
 fn main() -> ExitCode {
     // `cargo test --benches` starts it too.
@@ -68,9 +81,10 @@ fn main() -> ExitCode {
 }
 
 fn bench() -> Result<()> {
-    let options = Options::from_env()?;
+    let mut options = Options::from_env()?;
+    let files = limit::raise(options.idle.max(options.active) + SPARE)?;
     let programs = Programs::find(&options)?;
-    for missing in &programs.missing {
+    for missing in programs.missing.iter().cloned().chain(options.fit(files.saturating_sub(SPARE))) {
         eprintln!("missing: {missing}");
     }
     let stage = Stage::set(&options, &programs)?;
@@ -85,21 +99,35 @@ fn bench() -> Result<()> {
         fleet: Fleet::default(),
         book: Book::default(),
         half: None,
+        pools: pgmoor::pools(stage.folder.path()),
     };
     bench.rounds(&workloads);
     let book = bench.book;
     let names: Vec<String> = workloads.into_iter().map(|workload| workload.name).collect();
     let text = head(&options, &programs, &book) + &body(&book, &targets, &names);
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/bench");
-    std::fs::create_dir_all(&folder)?;
-    let file = folder.join("report.md");
-    std::fs::write(&file, &text).trying(|| format!("writing {}", file.display()))?;
-    println!("{text}\nwritten to {}", file.display());
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    write(&root.join("target/bench/report.md"), &text)?;
+    if options.picture
+        && let Some(picture) = picture::draw(&book, &targets)
+    {
+        write(&root.join("benches/report.svg"), &picture)?;
+    }
+    println!("\n{text}");
+    Ok(())
+}
+
+fn write(file: &Path, text: &str) -> Result<()> {
+    let folder = file.parent().unwrap_or(file);
+    std::fs::create_dir_all(folder)
+        .and_then(|()| std::fs::write(file, text))
+        .trying(|| format!("writing {}", file.display()))?;
+    eprintln!("written: {}", file.display());
     Ok(())
 }
 
 fn body(book: &Book, targets: &[Target], workloads: &[String]) -> String {
-    let mut text = Report { book, targets, workloads }.tables();
+    let mut text = goals::table(&goals::all(book, targets));
+    text += &Report { book, targets, workloads }.tables();
     for (title, lines) in [("Remarks", book.remarks()), ("What failed", book.complaints())] {
         if !lines.is_empty() {
             text += &format!("\n### {title}\n\n- {}\n", lines.join("\n- "));
@@ -119,9 +147,11 @@ fn head(options: &Options, programs: &Programs, book: &Book) -> String {
         |pgbouncer| format!("PgBouncer {}.{}", pgbouncer.version.0, pgbouncer.version.1),
     );
     let others = median(book.all(Figure::Others)).unwrap_or_default() * 100.0;
+    let counter = programs.counter.as_ref().map_or("nothing", Counter::name);
     format!(
         "{cores} cores ({}), Linux {}; {pgbouncer}; medians of {} rounds of {} s each; in brackets ratios to PgBouncer, \
-         paired inside each round. Other processes took {others:.0} % of the machine meanwhile.\n",
+         paired inside each round. Other processes took {others:.0} % of the machine meanwhile. \
+         System calls are counted by {counter}.\n",
         model.unwrap_or("unknown"),
         read("/proc/sys/kernel/osrelease").trim(),
         options.rounds,

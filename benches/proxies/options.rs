@@ -51,7 +51,7 @@ impl Options {
             idle: number("BENCH_IDLE", 5000)?,
             active: number("BENCH_ACTIVE", 5000)?,
             peers: words("BENCH_PEERS").iter().map(|word| word.parse()).collect::<Result<_>>()?,
-            pgbouncer: env::var_os("BENCH_PGBOUNCER").map(PathBuf::from),
+            pgbouncer: said("BENCH_PGBOUNCER").map(PathBuf::from),
             postgres_port: said("BENCH_POSTGRES_PORT").map(|port| parsed("BENCH_POSTGRES_PORT", &port)).transpose()?,
             picture: said("BENCH_PICTURE").is_some_and(|value| value != "0"),
         };
@@ -59,6 +59,14 @@ impl Options {
             return Err(Trouble::new("BENCH_ROUNDS must be 1 or more, BENCH_SECONDS 2 or more"));
         }
         Ok(options)
+    }
+
+    /// Takes no more clients than files can be opened; says so.
+    pub(crate) fn fit(&mut self, clients: usize) -> Option<String> {
+        let wanted = self.idle.max(self.active);
+        self.idle = self.idle.min(clients);
+        self.active = self.active.min(clients);
+        (wanted > clients).then(|| format!("{wanted} clients at once: this machine allows {clients} (ulimit -n)"))
     }
 
     /// Whether a workload of this name is asked for.

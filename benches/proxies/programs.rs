@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::calls::Counter;
 use crate::mirror::{self, AptList};
 use crate::options::Options;
 use crate::process::{is_root, output, tied};
@@ -24,7 +25,7 @@ pub(crate) struct Programs {
     pub(crate) openssl: PathBuf,
     pub(crate) pgbouncer: Option<PgBouncer>,
     pub(crate) haproxy: Option<PathBuf>,
-    pub(crate) strace: Option<PathBuf>,
+    pub(crate) counter: Option<Counter>,
     /// What is not there, and what that means.
     pub(crate) missing: Vec<String>,
 }
@@ -56,7 +57,7 @@ impl Programs {
         let wanted: Vec<&str> = [
             ("postgresql-15", Path::new(POSTGRES_BIN).join("pgbench").exists()),
             ("haproxy", !options.has("haproxy") || find("haproxy").is_some()),
-            ("strace", find("strace").is_some()),
+            ("strace", counter().is_some()),
             ("openssl", find("openssl").is_some()),
         ]
         .into_iter()
@@ -77,8 +78,12 @@ impl Programs {
         } else {
             None
         };
-        Ok(Self { pgbench, openssl, pgbouncer, haproxy: find("haproxy"), strace: find("strace"), missing })
+        Ok(Self { pgbench, openssl, pgbouncer, haproxy: find("haproxy"), counter: counter(), missing })
     }
+}
+
+fn counter() -> Option<Counter> {
+    Counter::find(find("perf"), find("strace"))
 }
 
 /// The user's own, else one that is installed and new enough, else one built from Debian's source, else any.

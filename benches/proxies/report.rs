@@ -23,6 +23,15 @@ impl Report<'_> {
             self.figures("Transactions a second", Figure::Tps, 0),
             self.figures("Latency at a fixed rate: median, µs", Figure::P50, 0),
             self.figures("Latency at a fixed rate: 99th percentile, µs", Figure::P99, 0),
+            self.figures("Large data: proxy CPU, ns per byte", Figure::ByteCpu, 2),
+            self.figures("Large data: MB a second", Figure::Bandwidth, 0),
+            self.table("Many active clients", |workload, target| self.active(workload, &target.name)),
+            self.table("Idle clients: bytes of the proxy's memory", |workload, target| {
+                self.idle(workload, &target.name)
+            }),
+            self.table("System calls for one transaction", |workload, target| {
+                self.book.told(workload, &target.name).map(str::to_owned)
+            }),
         ];
         parts.into_iter().flatten().collect()
     }
@@ -35,6 +44,26 @@ impl Report<'_> {
             let ratio = ratio.map_or_else(String::new, |ratio| format!(" ({ratio:.2}x)"));
             Some(format!("{}{ratio}", grouped(value, digits)))
         })
+    }
+
+    fn active(&self, workload: &str, target: &str) -> Option<String> {
+        let of = |figure| self.book.median(workload, target, figure);
+        let (p50, p99, unfair) = (of(Figure::WaitP50)?, of(Figure::WaitP99)?, of(Figure::Unfair)?);
+        let clients = of(Figure::Clients)?;
+        let (p50, p99) = (p50 / 1e3, p99 / 1e3);
+        Some(format!("{clients:.0} clients: p50 {p50:.1} ms, p99 {p99:.1} ms, p99/p50 {unfair:.2}"))
+    }
+
+    fn idle(&self, workload: &str, target: &str) -> Option<String> {
+        let of = |figure| self.book.median(workload, target, figure);
+        let megabytes = |figure| Some(of(figure)? / 1e6);
+        Some(format!(
+            "{} each of {:.0}; {:.1} MB fresh, {:.1} MB when they have left",
+            grouped(of(Figure::Client)?, 0),
+            of(Figure::Clients)?,
+            megabytes(Figure::Fresh)?,
+            megabytes(Figure::Left)?,
+        ))
     }
 
     fn table(&self, title: &str, cell: impl Fn(&str, &Target) -> Option<String>) -> Option<String> {

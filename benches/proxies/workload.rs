@@ -1,5 +1,6 @@
 //! What is run, and against which targets.
 
+use crate::bulk::Bulk;
 use crate::pgbench::{Load, Pace, Protocol, Script};
 use crate::target::{Door, Kind, Target};
 
@@ -17,6 +18,15 @@ pub(crate) enum Work {
     Bench(Load),
     /// The same, at half of the rate that PgBouncer reaches with it.
     Half(Load),
+    Bulk(Bulk),
+    /// Memory of idle clients.
+    Idle {
+        tls: bool,
+    },
+    /// Many clients that are never idle.
+    Active,
+    /// System calls.
+    Calls(Load),
 }
 
 /// Which targets do it.
@@ -30,6 +40,10 @@ enum Who {
     All,
     /// And that, but no second workers.
     Plain,
+    /// Every proxy whose processes are known.
+    Proxies,
+    /// Those that share few backends among many clients.
+    Pools,
 }
 
 const LOAD: Load = Load {
@@ -66,6 +80,17 @@ pub(crate) fn all() -> Vec<Workload> {
         bench("connect scram", Who::Each, Load { door: Door::Scram, ..reconnect }),
         bench("connect tls", Who::Each, Load { tls: true, ..reconnect }),
     ]);
+    let other = |name: &str, who, work| Workload { name: name.to_owned(), work, who };
+    all.extend([
+        other("select 10 MB", Who::Each, Work::Bulk(Bulk::Select)),
+        other("copy out", Who::Each, Work::Bulk(Bulk::CopyOut)),
+        other("copy in", Who::Each, Work::Bulk(Bulk::CopyIn)),
+        other("active", Who::Pools, Work::Active),
+        other("idle plain", Who::Pools, Work::Idle { tls: false }),
+        other("idle tls", Who::Pools, Work::Idle { tls: true }),
+        other("calls simple c8", Who::Proxies, Work::Calls(LOAD)),
+        other("calls prepared c8", Who::Proxies, Work::Calls(Load { protocol: Protocol::Prepared, ..LOAD })),
+    ]);
     all
 }
 
@@ -79,16 +104,27 @@ impl Workload {
     pub(crate) fn takes(&self, target: &Target, prepares: bool) -> bool {
         let second = matches!(self.who, Who::Workers | Who::All);
         match &target.kind {
-            Kind::Direct | Kind::Haproxy | Kind::Given(_) => true,
+            Kind::Direct => !matches!(self.who, Who::Pools | Who::Proxies),
+            Kind::Haproxy => self.who != Who::Pools,
+            Kind::Given(peer) => !matches!(self.who, Who::Pools | Who::Proxies) || peer.pid.is_some(),
             Kind::PgBouncer { processes } => (prepares || !self.prepares()) && (*processes == 1 || second),
             Kind::Pgmoor(moor) if !moor.carries => matches!(self.who, Who::All | Who::Plain),
             Kind::Pgmoor(moor) => moor.workers == 1 || second,
         }
     }
 
+    /// Whether once is enough: what is counted does not change from round to round.
+    pub(crate) fn is_steady(&self) -> bool {
+        match &self.work {
+            Work::Idle { .. } | Work::Calls(_) => true,
+            Work::Bench(_) | Work::Half(_) | Work::Bulk(_) | Work::Active => false,
+        }
+    }
+
     fn prepares(&self) -> bool {
         match &self.work {
-            Work::Bench(load) | Work::Half(load) => load.protocol == Protocol::Prepared,
+            Work::Bench(load) | Work::Half(load) | Work::Calls(load) => load.protocol == Protocol::Prepared,
+            Work::Bulk(_) | Work::Idle { .. } | Work::Active => false,
         }
     }
 }
