@@ -6,7 +6,7 @@
 //!   target              what is measured; pgmoor and proxies know how each is set up
 //!   workload            what is run: by pgbench, or by a client of our own, link: bulk, active, idle; calls
 //!   meter · process     who used how much CPU and memory
-//!   run · turn          rounds: every workload against every target, in turn; one of these
+//!   run · turn          rounds: every workload against every target, in turn; one of these; interrupt ends them
 //!   book                medians and paired ratios
 //!   report              tables; goals: where pgmoor should be; picture
 //! ```
@@ -31,6 +31,7 @@ mod bulk;
 mod calls;
 mod goals;
 mod idle;
+mod interrupt;
 mod limit;
 mod link;
 mod meter;
@@ -83,6 +84,7 @@ fn main() -> ExitCode {
 fn bench() -> Result<()> {
     let mut options = Options::from_env()?;
     let files = limit::raise(options.idle.max(options.active) + SPARE)?;
+    interrupt::listen()?;
     let programs = Programs::find(&options)?;
     for missing in programs.missing.iter().cloned().chain(options.fit(files.saturating_sub(SPARE))) {
         eprintln!("missing: {missing}");
@@ -101,7 +103,9 @@ fn bench() -> Result<()> {
         half: None,
         pools: pgmoor::pools(stage.folder.path()),
     };
-    bench.rounds(&workloads);
+    if !bench.rounds(&workloads) {
+        bench.book.complain("the run was interrupted".to_owned());
+    }
     let book = bench.book;
     let names: Vec<String> = workloads.into_iter().map(|workload| workload.name).collect();
     let text = head(&options, &programs, &book) + &body(&book, &targets, &names);

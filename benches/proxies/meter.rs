@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crate::process::{Processes, machine_busy};
+use crate::process::{Trees, alone, machine_busy};
 
 /// Whose CPU is looked at.
 pub(crate) struct Meter<'a> {
@@ -45,13 +45,21 @@ pub(crate) struct Used {
 
 impl Meter<'_> {
     pub(crate) fn look(&self) -> Look {
-        let (at, processes, machine) = (Instant::now(), Processes::now(), machine_busy());
+        let here = std::process::id();
         let client = match self.client {
-            Client::Tree(pid) => processes.trees(&[pid]),
-            Client::Here => processes.alone(std::process::id()),
+            Client::Tree(pid) => pid,
+            Client::Here => here,
         };
-        let proxy = self.proxy.map(|pids| processes.trees(pids));
-        Look { at, proxy, server: processes.trees(&[self.server]), client, machine }
+        // What the harness itself has started is found below the others; of it, only itself is looked at.
+        let others = [self.server, client].into_iter().chain(self.proxy.unwrap_or_default().iter().copied());
+        let roots: Vec<u32> = others.filter(|pid| *pid != here).collect();
+        let (at, trees, machine) = (Instant::now(), Trees::now(&roots), machine_busy());
+        let client = match self.client {
+            Client::Tree(pid) => trees.cpu(&[pid]),
+            Client::Here => alone(here),
+        };
+        let proxy = self.proxy.map(|pids| trees.cpu(pids));
+        Look { at, proxy, server: trees.cpu(&[self.server]), client, machine }
     }
 }
 

@@ -83,8 +83,8 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
     Err(Trouble::new(format!("{command:?}: {}: {}", output.status, String::from_utf8_lossy(&said))))
 }
 
-/// One look at every process of the machine.
-pub(crate) struct Processes(BTreeMap<u32, Usage>);
+/// One look at the processes that some have started, and those at theirs.
+pub(crate) struct Trees(BTreeMap<u32, Usage>);
 
 struct Usage {
     parent: u32,
@@ -93,26 +93,31 @@ struct Usage {
     reaped: u64,
 }
 
-impl Processes {
-    pub(crate) fn now() -> Self {
-        let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-        Self(pids.filter_map(|pid| Some((pid, usage(pid)?))).collect())
+impl Trees {
+    /// These processes and all below them.
+    pub(crate) fn now(roots: &[u32]) -> Self {
+        let mut all = BTreeMap::new();
+        let mut next = if lists_children() { roots.to_vec() } else { every_process() };
+        while let Some(pid) = next.pop() {
+            if let Some(usage) = usage(pid)
+                && all.insert(pid, usage).is_none()
+                && lists_children()
+            {
+                next.extend(children(pid));
+            }
+        }
+        Self(all)
     }
 
     /// CPU seconds that these processes and all they have started ever used.
-    pub(crate) fn trees(&self, roots: &[u32]) -> f64 {
-        let ticks: u64 = self.members(roots).map(|usage| usage.own + usage.reaped).sum();
+    pub(crate) fn cpu(&self, roots: &[u32]) -> f64 {
+        let ticks: u64 = self.pids(roots).map(|pid| self.0[&pid].own + self.0[&pid].reaped).sum();
         ticks as f64 / TICKS_PER_SECOND
     }
 
-    /// CPU seconds of one process, without its children.
-    pub(crate) fn alone(&self, pid: u32) -> f64 {
-        self.0.get(&pid).map_or(0.0, |usage| usage.own as f64 / TICKS_PER_SECOND)
-    }
-
-    fn members<'a>(&'a self, roots: &'a [u32]) -> impl Iterator<Item = &'a Usage> {
-        self.0.iter().filter(|(pid, _)| self.descends(**pid, roots)).map(|(_, usage)| usage)
+    /// The processes of these trees.
+    fn pids<'a>(&'a self, roots: &'a [u32]) -> impl Iterator<Item = u32> {
+        self.0.keys().copied().filter(|pid| self.descends(*pid, roots))
     }
 
     fn descends(&self, mut pid: u32, roots: &[u32]) -> bool {
@@ -126,11 +131,31 @@ impl Processes {
             }
         }
     }
+}
 
-    /// The processes of these trees.
-    pub(crate) fn pids(&self, roots: &[u32]) -> Vec<u32> {
-        self.0.keys().copied().filter(|pid| self.descends(*pid, roots)).collect()
-    }
+/// CPU seconds of one process, without its children.
+pub(crate) fn alone(pid: u32) -> f64 {
+    usage(pid).map_or(0.0, |usage| usage.own as f64 / TICKS_PER_SECOND)
+}
+
+/// Whether this kernel tells a process's children (CONFIG_PROC_CHILDREN); else every process has to be looked at.
+fn lists_children() -> bool {
+    Path::new("/proc/thread-self/children").exists()
+}
+
+fn every_process() -> Vec<u32> {
+    numbers("/proc").collect()
+}
+
+fn children(pid: u32) -> Vec<u32> {
+    let threads = numbers(&format!("/proc/{pid}/task"));
+    let lists = threads.filter_map(|thread| fs::read_to_string(format!("/proc/{pid}/task/{thread}/children")).ok());
+    lists.flat_map(|list| list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>()).collect()
+}
+
+fn numbers(folder: &str) -> impl Iterator<Item = u32> + use<> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
 /// Parent and CPU ticks from `/proc/PID/stat`, all threads included (proc(5)).
@@ -155,7 +180,8 @@ pub(crate) fn machine_busy() -> f64 {
 
 /// Bytes of memory that belong to these trees: proportional set size.
 pub(crate) fn memory(roots: &[u32]) -> Result<f64> {
-    let all = Processes::now().pids(roots).into_iter().map(|pid| {
+    let trees = Trees::now(roots);
+    let all = trees.pids(roots).map(|pid| {
         let file = format!("/proc/{pid}/smaps_rollup");
         let text = fs::read_to_string(&file).trying(|| format!("reading {file}"))?;
         let kilobytes =

@@ -3,10 +3,13 @@
 use std::time::Instant;
 
 use crate::book::Book;
+use crate::interrupt;
 use crate::options::Options;
+use crate::pgbench::BUSY;
 use crate::programs::{PgBouncer, Programs};
 use crate::stage::Stage;
 use crate::target::{Fleet, Target};
+use crate::trouble::Result;
 use crate::workload::Workload;
 
 /// Everything a run needs.
@@ -24,8 +27,8 @@ pub(crate) struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    /// All rounds.
-    pub(crate) fn rounds(&mut self, workloads: &[Workload]) {
+    /// All rounds. `false`: it was interrupted.
+    pub(crate) fn rounds(&mut self, workloads: &[Workload]) -> bool {
         let prepares = self.programs.pgbouncer.as_ref().is_some_and(PgBouncer::prepares);
         let pairs: Vec<Vec<&Target>> = workloads
             .iter()
@@ -42,7 +45,8 @@ impl Bench<'_> {
                 for turn in 0..takers.len() {
                     let target = takers[(turn + round + place) % takers.len()];
                     done += 1;
-                    let said = match self.turn(round, workload, target) {
+                    let said = match self.turn_again(round, workload, target) {
+                        _ if interrupt::seen() => return false,
                         Ok(said) => said,
                         Err(trouble) => {
                             self.book.complain(format!("{}, {}: {trouble}", workload.name, target.name));
@@ -53,6 +57,15 @@ impl Bench<'_> {
                     eprintln!("[{seconds:4} s, {done}/{whole}] {:<17} {:<13} {said}", workload.name, target.name);
                 }
             }
+        }
+        true
+    }
+
+    /// One turn; once more if the machine had no time for it.
+    fn turn_again(&mut self, round: usize, workload: &Workload, target: &Target) -> Result<String> {
+        match self.turn(round, workload, target) {
+            Err(trouble) if trouble.to_string().contains(BUSY) => self.turn(round, workload, target),
+            outcome => outcome,
         }
     }
 }
