@@ -21,7 +21,7 @@ part = @printf '\n== %s\n' '$(1)'; $(2); printf '== %s: %d s\n' '$(1)' "$$SECOND
 CHECK = cargo fmt --all --check && cargo clippy --all-targets -- -D warnings && \
 	{ ! command -v cargo-deny >/dev/null || cargo deny check bans licenses sources; }
 
-.PHONY: help build check fmt prepare test test-local test-cluster guard-cost chaos demo
+.PHONY: help build check fmt prepare test test-local test-cluster guard-cost bench bench-micro chaos demo
 
 # Targets with a `##` behind them, and what stands there.
 help: ## this list
@@ -61,6 +61,15 @@ test-cluster: ## the tests on the real control plane, one suite after the other
 
 guard-cost: ## what the commit guard costs: the same loads with and without it, in turn; wants a quiet machine
 	cargo test --release --test local commit::cost -- --ignored --nocapture
+
+# BENCH_ONLY=, BENCH_TARGETS=, BENCH_ROUNDS= and more: benches/README.md.
+bench: ## pgmoor's speed beside PgBouncer's, HAProxy's and PostgreSQL's own (as root); wants a quiet machine
+	cargo bench --bench proxies
+
+# Valgrind counts; a noisy machine does not matter.
+bench-micro: ## instructions of the byte path's small parts, beside those written down; UPDATE=1 accepts the new ones
+	@command -v valgrind >/dev/null || { echo "it needs valgrind: apt-get install valgrind" >&2; exit 1; }
+	cargo bench --bench micro
 
 # SEED= is drawn if it is left out; MINUTES= is 10 then.
 chaos: ## the judge at length, on the real cluster (as root): random faults until MINUTES= are over, drawn from SEED=

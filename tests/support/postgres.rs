@@ -68,6 +68,11 @@ impl Postgres {
 
     /// A server with further lines for `postgresql.conf`, and, if given, TLS with this certificate and key (PEM).
     pub(crate) fn start_with(settings: &str, tls: Option<(&str, &str)>) -> io::Result<Self> {
+        Self::start_at(None, settings, tls)
+    }
+
+    /// The same, on a port that the caller knows to be free.
+    pub(crate) fn start_at(port: Option<u16>, settings: &str, tls: Option<(&str, &str)>) -> io::Result<Self> {
         let template = template()?;
         let folder = tempfile::Builder::new().prefix("pgmoor-pg-").tempdir()?;
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
@@ -87,7 +92,7 @@ impl Postgres {
         private(&data.join("pgmoor.conf"), &lines)?;
         let mut tries = 5;
         loop {
-            let port = free_port()?;
+            let port = port.map_or_else(free_port, Ok)?;
             let mut child = spawn(&data, folder.path(), port)?;
             if ready(&mut child, port)? {
                 return Ok(Self { child, port, folder });

@@ -1,0 +1,95 @@
+//! pgmoor as it is measured: its configuration and its start.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
+
+use crate::process::{Process, output, tied};
+use crate::stage::{SCRAM, Stage};
+use crate::target::{Door, free_address};
+use crate::trouble::{Result, Trying as _};
+
+/// The release build of the tree this harness is in.
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_pgmoor");
+/// Backends of one user and database, as every pooler here has.
+pub(crate) const POOL: usize = 16;
+
+/// How it is set up.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Moor {
+    /// Threads that relay.
+    pub(crate) workers: usize,
+    /// Whether open transactions are carried over a lost server (the default).
+    pub(crate) carries: bool,
+}
+
+impl Moor {
+    /// As users have it, with one worker.
+    pub(crate) const WHOLE: Self = Self { workers: 1, carries: true };
+}
+
+/// Starts it on this address; its files go into `folder`.
+pub(crate) fn start(stage: &Stage, moor: Moor, door: Door, address: SocketAddr, folder: &Path) -> Result<Process> {
+    let users = format!("[[user]]\nname = \"{SCRAM}\"\nsecret = \"{}\"\n", stage.secret);
+    fs::write(folder.join("users.toml"), users)?;
+    let file = folder.join("pgmoor.toml");
+    let text = config(stage, moor, door, address)?;
+    fs::write(&file, format!("{text}{}", pool()))?;
+    if check(&file).is_err_and(|trouble| trouble.to_string().contains("comes with a later version")) {
+        fs::write(&file, text)?;
+    }
+    check(&file)?;
+    let mut command = tied(Path::new(PROGRAM));
+    // The one place that says how many workers there are.
+    command.env("TOKIO_WORKER_THREADS", moor.workers.to_string());
+    command.args(["run", "--config"]).arg(&file);
+    Process::start(command, &folder.join("pgmoor.log"))
+}
+
+/// Whether this pgmoor shares backends among its clients.
+pub(crate) fn pools(folder: &Path) -> bool {
+    let file = folder.join("pool.toml");
+    let text = format!(
+        "[listen]\nrw = \"127.0.0.1:1\"\n[auth]\nmethod = \"trust\"\n{}[[cluster]]\nname = \"a\"\n\
+         discovery.fixed = [\"127.0.0.1:2\"]\nprobe = {{ user = \"a\" }}\n",
+        pool()
+    );
+    fs::write(&file, text).is_ok() && check(&file).is_ok()
+}
+
+fn pool() -> String {
+    format!("[pool]\nmode = \"transaction\"\nsize = {POOL}\n")
+}
+
+fn check(file: &Path) -> Result<()> {
+    output(Command::new(PROGRAM).args(["check", "--config"]).arg(file)).map(drop)
+}
+
+fn config(stage: &Stage, moor: Moor, door: Door, address: SocketAddr) -> Result<String> {
+    let auth = match door {
+        Door::Trust => "method = \"trust\"",
+        Door::Scram => "method = \"scram-sha-256\"\nusers_file = \"users.toml\"",
+    };
+    let mut text = format!(
+        "[listen]\nrw = \"{address}\"\nadmin = \"{}\"\n\
+         [tls]\nmode = \"prefer\"\ncert = \"{}\"\nkey = \"{}\"\n\
+         [auth]\n{auth}\n\
+         [limits]\nsessions = 10000\nstartup_sessions = 10000\n\
+         [log]\nlevel = \"warn\"\n",
+        free_address()?,
+        stage.certificate.display(),
+        stage.key.display(),
+    );
+    if !moor.carries {
+        text += "[continuity]\nreplay = false\ncommit_guard = \"off\"\n";
+    }
+    write!(
+        text,
+        "[[cluster]]\nname = \"bench\"\ndiscovery.fixed = [\"pg-0={}\"]\nprobe = {{ user = \"postgres\" }}\n",
+        stage.postgres.address()
+    )
+    .trying(|| "writing the configuration".to_owned())?;
+    Ok(text)
+}
