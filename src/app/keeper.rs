@@ -11,8 +11,6 @@ use tracing::debug;
 
 use crate::backend::pool::{Key, Load, Papers, Pools, Slot, Way};
 use crate::backend::{self, Backend, Berth};
-use crate::continuity::guard::Known;
-use crate::continuity::setup::Setup;
 use crate::ids::{ClusterName, PodId};
 use crate::metrics::Metrics;
 use crate::session::Shared;
@@ -54,14 +52,8 @@ async fn open(way: Way, slot: Slot, connect: Duration, lifetime: Duration) {
     let now = Instant::now();
     match backend::connect(&way.target, &way.identity.login(), now + connect).await {
         Ok(Backend { stream, key, parameters, .. }) => {
-            let papers = Papers {
-                berth: Berth::new(way.target, key),
-                flavour: Arc::clone(&way.identity.flavour),
-                parameters: Arc::new(parameters),
-                setup: Setup::default(),
-                guard: Known::default(),
-                until: now + lifetime,
-            };
+            let (berth, flavour) = (Berth::new(way.target, key), Arc::clone(&way.identity.flavour));
+            let papers = Papers::fresh(berth, flavour, Arc::new(parameters), now + lifetime);
             slot.park(stream, papers);
         }
         Err(error) => debug!(%error, pod = %way.target.pod, "no backend opened to be idle"),

@@ -18,6 +18,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::continuity::guard::Known;
+use crate::continuity::plans::{Key as StatementKey, Plans};
 use crate::continuity::setup::Setup;
 use crate::ids::PodId;
 use crate::net::Stream;
@@ -129,8 +130,33 @@ pub struct Papers {
     pub setup: Setup,
     /// What is known for the next question before a COMMIT.
     pub guard: Known,
+    /// The prepared statements it has for everybody.
+    pub plans: Plans,
+    /// What its unnamed statement is.
+    pub unnamed: Option<StatementKey>,
     /// When it is too old.
     pub until: Instant,
+}
+
+impl Papers {
+    /// Of a backend that was just logged in.
+    pub fn fresh(
+        berth: Arc<Berth>,
+        flavour: Arc<Vec<(String, String)>>,
+        parameters: Parameters,
+        until: Instant,
+    ) -> Self {
+        Self {
+            berth,
+            flavour,
+            parameters,
+            setup: Setup::default(),
+            guard: Known::default(),
+            plans: Plans::default(),
+            unnamed: None,
+            until,
+        }
+    }
 }
 
 /// Leave to have one backend open. Dropping it says that it is closed.

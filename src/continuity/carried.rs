@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::plans::Key;
+
 /// The part that a rollback takes back.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Transactional {
@@ -27,7 +29,9 @@ pub enum Setting {
 /// A named prepared statement.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Prepared {
-    /// By a Parse message: its body, as the client sent it.
+    /// By a Parse message: its body, as the client sent it, and what it is on every backend.
+    Shared(Vec<u8>, Key),
+    /// By a Parse message: its body; backends have it under the client's own name.
     Protocol(Vec<u8>),
     /// By SQL `PREPARE`: its text.
     Sql(Vec<u8>),
@@ -56,7 +60,7 @@ impl Prepared {
     /// Bytes it takes to remember.
     pub(super) fn weight(&self) -> usize {
         match self {
-            Self::Protocol(body) => body.len(),
+            Self::Shared(body, _) | Self::Protocol(body) => body.len(),
             Self::Sql(text) => text.len(),
         }
     }

@@ -27,7 +27,8 @@ impl Pipeline {
             | Owed::CopyEnd { .. }
             | Owed::Sync { .. }
             | Owed::Ours
-            | Owed::Setup => None,
+            | Owed::Setup
+            | Owed::Prepare { .. } => None,
         });
         let Some((at, statement)) = bound else { return self.names().portal(portal) };
         let parsed = self.owed().iter().take(at).rev().find_map(|owed| match owed {
@@ -42,7 +43,8 @@ impl Pipeline {
             | Owed::CopyEnd { .. }
             | Owed::Sync { .. }
             | Owed::Ours
-            | Owed::Setup => None,
+            | Owed::Setup
+            | Owed::Prepare { .. } => None,
         });
         parsed.unwrap_or_else(|| self.names().statement(statement))
     }
@@ -76,7 +78,7 @@ impl Pipeline {
                     }
                     writes = true;
                 }
-                Owed::Describe | Owed::Close { .. } | Owed::Setup => {}
+                Owed::Describe | Owed::Close { .. } | Owed::Setup | Owed::Prepare { .. } => {}
                 // Another unit is not answered yet.
                 Owed::Query { .. } | Owed::Call { .. } | Owed::Sync { .. } | Owed::CopyEnd { .. } | Owed::Ours => {
                     return false;
@@ -102,7 +104,8 @@ impl Pipeline {
             | Owed::CopyEnd { .. }
             | Owed::Sync { .. }
             | Owed::Ours
-            | Owed::Setup => false,
+            | Owed::Setup
+            | Owed::Prepare { .. } => false,
         })
     }
 

@@ -221,7 +221,7 @@ impl Pipeline {
                     unit.asks = true;
                 }
                 Owed::Close { .. } | Owed::Describe => unit.asks = true,
-                Owed::CopyEnd { .. } | Owed::Ours | Owed::Setup => {}
+                Owed::CopyEnd { .. } | Owed::Ours | Owed::Setup | Owed::Prepare { .. } => {}
             }
         }
         if self.is_open() {

@@ -23,6 +23,7 @@ pub mod loss;
 mod names;
 pub mod pins;
 pub mod pipeline;
+pub mod plans;
 pub mod restore;
 pub mod script;
 pub mod setup;

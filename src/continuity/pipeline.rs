@@ -12,9 +12,11 @@
 use std::collections::VecDeque;
 
 use crate::wire::message::{Bind, DataRow, Parse, Query};
-use crate::wire::{TxStatus, frontend};
+use crate::wire::sql::{Discard, Verb};
+use crate::wire::{TxStatus, backend, frontend};
 
-use super::names::Names;
+use super::names::{Names, clip};
+use super::plans::Key;
 use super::script::{self, Act, Meaning};
 use super::state::State;
 use super::walk::Walk;
@@ -54,6 +56,11 @@ pub struct Pipeline {
     reads_rows: bool,
     /// The row of the statement that runs.
     row: Option<Vec<u8>>,
+    /// Counts units that were sent.
+    unit: u64,
+    reused: bool,
+    /// Statements that were to be prepared, behind an error.
+    unprepared: Vec<Key>,
 }
 
 /// What the names of statements stand for, apart from the pipeline.
@@ -85,6 +92,7 @@ pub(super) enum Owed {
         name: Vec<u8>,
         body: Option<Vec<u8>>,
         meaning: Meaning,
+        way: Way,
     },
     Bind {
         portal: Vec<u8>,
@@ -93,8 +101,10 @@ pub(super) enum Owed {
     Execute {
         portal: Vec<u8>,
     },
+    /// `told`: it is not sent; pgmoor answers it in its turn.
     Close {
         statement: Option<Vec<u8>>,
+        told: bool,
     },
     Describe,
     /// CopyDone or CopyFail: no reply of its own, but it ends a COPY that begins before it.
@@ -108,6 +118,35 @@ pub(super) enum Owed {
     Ours,
     /// The backend is brought to the session's state: the same.
     Setup,
+    /// A statement of the session's that this backend lacked: so many replies are due before its ParseComplete, which are not
+    /// the client's either. `alone`: a unit by itself.
+    Prepare {
+        key: Option<Key>,
+        before: usize,
+        alone: bool,
+    },
+}
+
+/// How a Parse reaches the backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// As the client sent it.
+    AsItIs,
+    /// Not at all: the backend has the statement under a name of pgmoor's, or is given it just before. pgmoor answers.
+    Shared(Key),
+}
+
+/// What a statement's name stands for, for a request that is only now being sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stands {
+    /// For what the session's state says.
+    Settled,
+    /// For a Parse sent before it in the same unit.
+    Sent(Way),
+    /// For nothing: it was closed before it in the same unit.
+    Closed,
+    /// An earlier unit in flight decides.
+    Open,
 }
 
 /// What a reply says to the relay beyond "pass it on".
@@ -174,6 +213,100 @@ impl Pipeline {
         self.push_alone(Owed::Call { end });
     }
 
+    /// A statement that this backend lacks goes out; `before`: so many Closes before it. `alone`: with a Sync of its own.
+    pub fn prepare(&mut self, key: Option<Key>, before: usize, alone: bool) {
+        if !self.is_skipping() {
+            self.owed.push_back(Owed::Prepare { key, before, alone });
+        }
+    }
+
+    /// The next reply is about such a statement.
+    pub fn is_preparing(&self) -> bool {
+        matches!(self.owed.front(), Some(Owed::Prepare { .. }))
+    }
+
+    /// One reply about it. `Ok(Some(key))`: it is there.
+    ///
+    /// # Errors
+    /// It is not the reply that is due.
+    pub fn prepared(&mut self, tag: u8) -> Result<Option<Key>, ()> {
+        let Some(Owed::Prepare { key, before, alone }) = self.owed.front_mut() else { return Err(()) };
+        match tag {
+            backend::CLOSE_COMPLETE if *before > 0 => {
+                *before -= 1;
+                Ok(None)
+            }
+            backend::PARSE_COMPLETE if *before == 0 => {
+                let key = *key;
+                if !*alone {
+                    self.owed.pop_front();
+                }
+                Ok(key)
+            }
+            // Alone, and failed: whoever uses the name is told by the server.
+            backend::ERROR_RESPONSE if *alone => Ok(None),
+            backend::READY_FOR_QUERY if *alone => {
+                self.owed.pop_front();
+                Ok(None)
+            }
+            _ => Err(()),
+        }
+    }
+
+    /// A request that pgmoor answers itself has come to its turn: its answer's tag.
+    pub fn take_told(&mut self, state: &mut State) -> Option<u8> {
+        match self.owed.front() {
+            Some(Owed::Parse { way: Way::Shared(_), .. }) => {
+                self.parse_complete(state);
+                Some(backend::PARSE_COMPLETE)
+            }
+            Some(Owed::Close { told: true, .. }) => {
+                self.close_complete(state);
+                Some(backend::CLOSE_COMPLETE)
+            }
+            _ => None,
+        }
+    }
+
+    /// The statements that were to be prepared and were not, for an error before them.
+    pub fn take_unprepared(&mut self) -> Vec<Key> {
+        std::mem::take(&mut self.unprepared)
+    }
+
+    /// The number of the unit that is open, or begins now.
+    pub fn unit(&self) -> u64 {
+        self.unit
+    }
+
+    /// What a statement's name stands for, for a request of the open unit.
+    pub fn stands(&self, name: &[u8]) -> Stands {
+        let mut earlier = !self.open;
+        for owed in self.owed.iter().rev() {
+            let found = match owed {
+                Owed::Parse { name: parsed, way, .. } if clip(parsed) == clip(name) => Stands::Sent(*way),
+                Owed::Close { statement: Some(closed), .. } if clip(closed) == clip(name) => Stands::Closed,
+                Owed::Query { meaning, .. } if name.is_empty() || renames(meaning) => {
+                    return Stands::Open;
+                }
+                Owed::Sync { .. } | Owed::Query { .. } | Owed::Call { .. } => {
+                    earlier = true;
+                    continue;
+                }
+                Owed::Parse { .. }
+                | Owed::Close { .. }
+                | Owed::Bind { .. }
+                | Owed::Execute { .. }
+                | Owed::Describe
+                | Owed::CopyEnd { .. }
+                | Owed::Ours
+                | Owed::Setup
+                | Owed::Prepare { .. } => continue,
+            };
+            return if earlier { Stands::Open } else { found };
+        }
+        Stands::Settled
+    }
+
     /// Requests of pgmoor's own go out, between two of the client's.
     pub fn ours(&mut self) {
         self.owed.push_back(Owed::Ours);
@@ -235,13 +368,13 @@ impl Pipeline {
     }
 
     /// A Parse goes out whole.
-    pub fn parse(&mut self, name: &[u8], text: &[u8], body: &[u8], state: &State) {
-        self.push_parse(name, self.read(text, false), body, state);
+    pub fn parse(&mut self, name: &[u8], text: &[u8], body: &[u8], way: Way, state: &State) {
+        self.push_parse(name, self.read(text, false), body, way, state);
     }
 
     /// A Parse too large for one buffer begins; its body goes on with [`Self::parse_goes_on`].
     pub fn parse_begins(&mut self, name: &[u8], text: &[u8], part: &[u8], state: &State) {
-        self.push_parse(name, self.read(text, true), part, state);
+        self.push_parse(name, self.read(text, true), part, Way::AsItIs, state);
     }
 
     /// More of the body of the last frame: kept if that is a Parse, while there is room for it.
@@ -254,7 +387,7 @@ impl Pipeline {
         }
     }
 
-    fn push_parse(&mut self, name: &[u8], meaning: Meaning, body: &[u8], state: &State) {
+    fn push_parse(&mut self, name: &[u8], meaning: Meaning, body: &[u8], way: Way, state: &State) {
         let kept = (body.len() <= state.limit()).then(|| {
             let mut kept = if name.is_empty() { std::mem::take(&mut self.spare) } else { Vec::new() };
             kept.clear();
@@ -262,7 +395,7 @@ impl Pipeline {
             kept
         });
         self.tells |= tells(&meaning);
-        self.push(Owed::Parse { name: name.to_vec(), body: kept, meaning });
+        self.push(Owed::Parse { name: name.to_vec(), body: kept, meaning, way });
     }
 
     /// What a request that has not been sent would do. `body`: its frame's, if it is there whole.
@@ -293,8 +426,9 @@ impl Pipeline {
     }
 
     /// A Close goes out: of a prepared statement (its name), or of a portal.
-    pub fn close(&mut self, statement: Option<&[u8]>) {
-        self.push(Owed::Close { statement: statement.map(<[u8]>::to_vec) });
+    /// `told`: pgmoor answers it.
+    pub fn close(&mut self, statement: Option<&[u8]>, told: bool) {
+        self.push(Owed::Close { statement: statement.map(<[u8]>::to_vec), told });
     }
 
     /// A Sync goes out. Within a COPY FROM the server ignores it (protocol-flow, "COPY Operations").
@@ -304,6 +438,7 @@ impl Pipeline {
         } else {
             self.owed.push_back(Owed::Sync { end });
             (self.open, self.rows_only) = (false, false);
+            self.unit += 1;
         }
     }
 
@@ -332,6 +467,40 @@ impl Pipeline {
         if !self.is_skipping() {
             self.owed.push_back(owed);
             self.open = false;
+            self.unit += 1;
+        }
+    }
+
+    /// The server skips what is sent now, up to the next Sync.
+    pub fn skips(&self) -> bool {
+        self.is_skipping()
+    }
+
+    /// A Parse of this unit is answered from what the backend had before.
+    pub fn reuses(&mut self, reused: bool) {
+        self.reused |= reused;
+    }
+
+    /// Whether one was, since nothing was in flight.
+    pub fn has_reused(&self) -> bool {
+        self.reused
+    }
+
+    /// The client's name for the statement that the next reply is about.
+    pub fn statement_at_front(&self) -> Option<&[u8]> {
+        match self.owed.front()? {
+            Owed::Parse { name, .. } => Some(name),
+            Owed::Bind { statement, .. } => Some(statement),
+            Owed::Query { .. }
+            | Owed::Call { .. }
+            | Owed::Execute { .. }
+            | Owed::Close { .. }
+            | Owed::Describe
+            | Owed::CopyEnd { .. }
+            | Owed::Sync { .. }
+            | Owed::Ours
+            | Owed::Setup
+            | Owed::Prepare { .. } => None,
         }
     }
 
@@ -341,13 +510,18 @@ impl Pipeline {
 
     /// ParseComplete.
     pub fn parse_complete(&mut self, state: &mut State) -> Note {
-        let Some(Owed::Parse { name, body, meaning }) = self.take(|owed| matches!(owed, Owed::Parse { .. })) else {
+        let Some(Owed::Parse { name, body, meaning, way }) = self.take(|owed| matches!(owed, Owed::Parse { .. }))
+        else {
             return Note::Unexpected;
         };
+        let key = match way {
+            Way::Shared(key) => Some(key),
+            Way::AsItIs => None,
+        };
         if name.is_empty() {
-            self.spare = state.unnamed_parsed(body);
+            self.spare = state.unnamed_parsed(body, key);
         } else if let Some(body) = body {
-            state.parsed(&name, body);
+            state.parsed(&name, body, key);
         } else {
             state.overflow();
         }
@@ -379,7 +553,7 @@ impl Pipeline {
 
     /// CloseComplete.
     pub fn close_complete(&mut self, state: &mut State) -> Note {
-        let Some(Owed::Close { statement }) = self.take(|owed| matches!(owed, Owed::Close { .. })) else {
+        let Some(Owed::Close { statement, .. }) = self.take(|owed| matches!(owed, Owed::Close { .. })) else {
             return Note::Unexpected;
         };
         if let Some(name) = statement {
@@ -547,7 +721,12 @@ impl Pipeline {
         self.walk.loose = false;
         if !simple {
             while self.owed.front().is_some_and(|owed| !matches!(owed, Owed::Sync { .. })) {
-                self.owed.pop_front();
+                match self.owed.pop_front() {
+                    Some(Owed::Prepare { key, .. }) => self.unprepared.extend(key),
+                    // To prepare it has failed: the old one is gone in any case.
+                    Some(Owed::Parse { name, way: Way::Shared(_), .. }) if name.is_empty() => state.unnamed_gone(),
+                    Some(_) | None => {}
+                }
             }
             self.open |= self.owed.is_empty();
         }
@@ -577,6 +756,7 @@ impl Pipeline {
         self.failed = false;
         self.copying = false;
         self.reads_rows &= !self.is_quiet();
+        self.reused &= !self.is_quiet();
         self.settle(status);
         if status == TxStatus::Idle {
             self.wrote = false;
@@ -661,8 +841,17 @@ impl Pipeline {
         self.names.transaction_ended();
         (self.failed, self.open, self.copying, self.stray_syncs, self.wrote) = (false, false, false, 0, false);
         (self.rows_only, self.reads_rows, self.row) = (false, false, None);
+        self.unprepared.clear();
+        self.reused = false;
         self.settle(status);
     }
+}
+
+/// It changes what names of statements stand for.
+fn renames(meaning: &Meaning) -> bool {
+    let acts = meaning.as_ref().map_or(&[][..], |script| script.acts());
+    acts.iter()
+        .any(|act| matches!(act.verb, Verb::Prepare { .. } | Verb::Deallocate { .. } | Verb::Discard(Discard::All)))
 }
 
 /// A row of it tells what it sets.

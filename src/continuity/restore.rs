@@ -5,7 +5,6 @@
 //! (it ends with a ReadyForQuery), so that one that may fail does not take the others with it.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use bytes::BytesMut;
 
@@ -59,25 +58,27 @@ pub enum Progress {
 impl Restore {
     /// The way from a freshly logged-in backend to `state`. `aborted`: inside a transaction that has failed.
     pub fn new(state: &State, aborted: bool) -> Self {
-        Self::between(&Setup::default(), state, 0, aborted)
+        Self::between(&Setup::default(), state, aborted)
     }
 
-    /// The way from a backend that was set to something else already. `owner`: the session's number.
+    /// The way from a backend that was set to something else already.
     ///
     /// The requests behind the packet may be sent with it: if a setting cannot be made, they find a failed transaction and are
     /// not run, unless they begin with its end.
-    pub fn between(setup: &Setup, state: &State, owner: u64, aborted: bool) -> Self {
+    pub fn between(setup: &Setup, state: &State, aborted: bool) -> Self {
         let mut restore = Self { packet: BytesMut::new(), steps: VecDeque::new(), error: None, simple: false };
         restore.settings(&setup.transactional, state.settled());
         restore.statements(setup, state);
         restore.channels(&setup.transactional, state);
-        if restore.simple || !setup.has_unnamed(state, owner) {
-            restore.unnamed(state);
-        }
         if aborted {
             restore.abort();
         }
         restore
+    }
+
+    /// It has simple queries, each of which ends the unnamed statement.
+    pub fn ends_unnamed(&self) -> bool {
+        self.simple
     }
 
     /// Nothing has to be done.
@@ -121,10 +122,7 @@ impl Restore {
     }
 
     fn statements(&mut self, setup: &Setup, state: &State) {
-        let (has, wants) = (&setup.prepared, state.shared_prepared());
-        if Arc::ptr_eq(has, wants) {
-            return;
-        }
+        let (has, wants) = (&setup.prepared, state.own_named());
         let stale = has.iter().filter(|(name, prepared)| wants.get(*name) != Some(prepared));
         let stale: Vec<&Vec<u8>> = stale.map(|(name, _)| name).collect();
         if !stale.is_empty() {
@@ -134,6 +132,7 @@ impl Restore {
         }
         for (_, prepared) in wants.iter().filter(|(name, prepared)| has.get(*name) != Some(prepared)) {
             match prepared {
+                Prepared::Shared(..) => {} // when it is used
                 Prepared::Protocol(body) => self.parse(body),
                 Prepared::Sql(text) => self.query(text, Step::May),
             }
@@ -155,13 +154,6 @@ impl Restore {
         }
         if !sql.is_empty() {
             self.query(sql.as_bytes(), Step::Must("a channel"));
-        }
-    }
-
-    /// The unnamed statement comes last: every simple query before would have ended it.
-    fn unnamed(&mut self, state: &State) {
-        if let Some(body) = state.unnamed() {
-            self.parse(body);
         }
     }
 

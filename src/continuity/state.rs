@@ -20,6 +20,7 @@ use crate::wire::sql::{self, Column, Discard, Scope, Setting as Value, Verb};
 use super::carried::{Prepared, Setting, Transactional, characteristics};
 use super::names::clip;
 use super::pins::{Pin, Pins};
+use super::plans::Key;
 use super::script::Act;
 use super::undo::Undo;
 
@@ -59,6 +60,9 @@ pub struct State {
     name: Option<Arc<str>>,
     /// The backend's own is the empty one of its login, by a RESET.
     nameless: bool,
+    /// Prepared statements that backends have under the client's own names.
+    own: usize,
+    nothing: Arc<BTreeMap<Vec<u8>, Prepared>>,
 }
 
 #[derive(Clone, Debug)]
@@ -72,8 +76,8 @@ struct Mark {
 struct Unnamed {
     body: Vec<u8>,
     alive: bool,
-    /// How many there have been.
-    serial: u64,
+    /// What it is on every backend, if it is shared.
+    key: Option<Key>,
 }
 
 impl State {
@@ -96,12 +100,14 @@ impl State {
             undo: Undo::default(),
             name: None,
             nameless: false,
+            own: 0,
+            nothing: Arc::default(),
         }
     }
 
     /// A fresh session of a client that calls itself so.
     #[must_use]
-    pub fn named(mut self, name: Option<&str>) -> Self {
+    pub fn called(mut self, name: Option<&str>) -> Self {
         self.name = name.map(Arc::from);
         let mut fresh = Transactional::default();
         self.give_name(&mut fresh);
@@ -128,14 +134,27 @@ impl State {
         Arc::new(left)
     }
 
-    /// Which unnamed statement it is, of all this session has had.
-    pub(super) fn unnamed_serial(&self) -> u64 {
-        self.unnamed.serial
+    /// The prepared statements that backends have under the client's own names.
+    pub(super) fn own_named(&self) -> Arc<BTreeMap<Vec<u8>, Prepared>> {
+        if self.own == 0 {
+            return Arc::clone(&self.nothing);
+        }
+        let own = self.prepared.iter().filter(|(_, prepared)| is_own(prepared));
+        Arc::new(own.map(|(name, prepared)| (name.clone(), prepared.clone())).collect())
     }
 
-    /// Named prepared statements, shared.
-    pub(super) fn shared_prepared(&self) -> &Arc<BTreeMap<Vec<u8>, Prepared>> {
-        &self.prepared
+    /// What a prepared statement's name stands for; with the empty name, see [`Self::unnamed`].
+    pub fn named(&self, name: &[u8]) -> Option<&Prepared> {
+        self.prepared.get(clip(name))
+    }
+
+    /// SQL is about to use the name of a shared statement: from now on backends have it under that name.
+    pub fn make_own(&mut self, name: &[u8]) {
+        let body = match self.prepared.get(clip(name)) {
+            Some(Prepared::Shared(body, _)) => body.clone(),
+            Some(Prepared::Protocol(_) | Prepared::Sql(_)) | None => return,
+        };
+        self.remember(clip(name), Prepared::Protocol(body));
     }
 
     /// Settings, role and channels: those that stand once the open transaction, if any, is rolled back.
@@ -153,6 +172,11 @@ impl State {
         self.unnamed.alive.then_some(self.unnamed.body.as_slice())
     }
 
+    /// What the unnamed statement is on every backend, if it is shared.
+    pub fn unnamed_key(&self) -> Option<Key> {
+        self.unnamed.key.filter(|_| self.unnamed.alive)
+    }
+
     /// The SQL text of a prepared statement; with the empty name, of the unnamed one.
     pub fn text_of(&self, name: &[u8]) -> Option<Vec<u8>> {
         let of_parse = |body: &[u8]| Some(Parse::read(body).ok()?.query.to_vec());
@@ -160,7 +184,7 @@ impl State {
             return self.unnamed().and_then(of_parse);
         }
         match self.prepared.get(clip(name))? {
-            Prepared::Protocol(body) => of_parse(body),
+            Prepared::Shared(body, _) | Prepared::Protocol(body) => of_parse(body),
             Prepared::Sql(text) => Some(text.clone()),
         }
     }
@@ -196,9 +220,9 @@ impl State {
     }
 
     /// ParseComplete for the unnamed statement; `None`: its body is too large to carry. Gives back the old body, for reuse.
-    pub fn unnamed_parsed(&mut self, body: Option<Vec<u8>>) -> Vec<u8> {
+    pub fn unnamed_parsed(&mut self, body: Option<Vec<u8>>, key: Option<Key>) -> Vec<u8> {
         self.unnamed.alive = body.is_some();
-        self.unnamed.serial += 1;
+        self.unnamed.key = key;
         let before = std::mem::replace(&mut self.unnamed.body, body.unwrap_or_default());
         self.undo.note_unnamed(before)
     }
@@ -209,8 +233,14 @@ impl State {
     }
 
     /// ParseComplete for a named statement.
-    pub fn parsed(&mut self, name: &[u8], body: Vec<u8>) {
-        self.remember(clip(name), Prepared::Protocol(body));
+    pub fn parsed(&mut self, name: &[u8], body: Vec<u8>, key: Option<Key>) {
+        self.remember(
+            clip(name),
+            match key {
+                Some(key) => Prepared::Shared(body, key),
+                None => Prepared::Protocol(body),
+            },
+        );
     }
 
     /// CloseComplete for a statement.
@@ -422,9 +452,11 @@ impl State {
             return None;
         }
         start.weight = start.prepared.iter().map(|(name, prepared)| name.len() + prepared.weight()).sum();
+        start.own = start.prepared.values().filter(|prepared| is_own(prepared)).count();
         let (body, alive) = self.undo.unnamed();
         if let Some(body) = body {
             start.unnamed.body = body.to_vec();
+            start.unnamed.key = None; // its own again, which is always right
         }
         start.unnamed.alive = alive;
         start.pins = self.undo.pins();
@@ -455,7 +487,9 @@ impl State {
         self.unmark();
         // A name that is not UTF-8 cannot have been told: it is taken to be there.
         let told = |name: &[u8]| std::str::from_utf8(name).map_or(true, |name| statements.contains_key(name));
-        let gone: Vec<Vec<u8>> = self.prepared.keys().filter(|name| !told(name)).cloned().collect();
+        // A shared one has another name there, and comes back when it is used.
+        let lost = |(name, prepared): &(&Vec<u8>, &Prepared)| is_own(prepared) && !told(name);
+        let gone: Vec<Vec<u8>> = self.prepared.iter().filter(lost).map(|(name, _)| name.clone()).collect();
         for name in gone {
             self.forget(&name);
         }
@@ -593,6 +627,7 @@ impl State {
             return self.overflow();
         }
         self.weight += weight;
+        self.own += usize::from(is_own(&prepared));
         Arc::make_mut(&mut self.prepared).insert(name.to_vec(), prepared);
         self.undo.note(name, None, self.limit);
     }
@@ -601,7 +636,7 @@ impl State {
     fn executed(&mut self, name: &[u8]) {
         let text = match self.prepared.get(name) {
             Some(Prepared::Sql(text)) => text.clone(),
-            Some(Prepared::Protocol(body)) => match Parse::read(body) {
+            Some(Prepared::Shared(body, _) | Prepared::Protocol(body)) => match Parse::read(body) {
                 Ok(parse) if !sql::glance(parse.query) => {
                     self.doubt = true;
                     parse.query.to_vec()
@@ -622,6 +657,7 @@ impl State {
         }
         if let Some(old) = Arc::make_mut(&mut self.prepared).remove(name) {
             self.weight -= name.len() + old.weight();
+            self.own -= usize::from(is_own(&old));
             self.undo.note(name, Some(old), self.limit);
         }
     }
@@ -632,12 +668,20 @@ impl State {
         for (name, old) in forgotten.iter() {
             self.undo.note(name, Some(old.clone()), self.limit);
         }
-        self.weight = 0;
+        (self.weight, self.own) = (0, 0);
     }
 }
 
 /// The name of the setting with which clients name themselves.
 const NAME: &str = "application_name";
+
+/// Backends have it under the client's own name.
+fn is_own(prepared: &Prepared) -> bool {
+    match prepared {
+        Prepared::Shared(..) => false,
+        Prepared::Protocol(_) | Prepared::Sql(_) => true,
+    }
+}
 
 fn give_name(name: Option<&str>, now: &mut Transactional) {
     if let Some(name) = name {

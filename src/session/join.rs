@@ -12,10 +12,8 @@ use crate::backend::gate::{Gates, Permit};
 use crate::backend::pool::{Answer, Grant, Papers, Parked, Slot, Way};
 use crate::backend::{self, Backend, Berth, ConnectError, Identity, Target};
 use crate::continuity::commit::{Mark, Verdict};
-use crate::continuity::guard::Known;
 use crate::continuity::inquest::{Inquest, Step};
 use crate::continuity::restore::{Progress, Restore};
-use crate::continuity::setup::Setup;
 use crate::continuity::state::State;
 use crate::error::{Code, Complaint};
 use crate::ids::PodName;
@@ -40,8 +38,6 @@ pub(super) struct Order {
     pub(super) state: State,
     /// Inside a transaction that has failed.
     pub(super) aborted: bool,
-    /// The session's number.
-    pub(super) owner: u64,
     /// How old a backend may become.
     pub(super) lifetime: Duration,
     pub(super) gates: Gates,
@@ -106,22 +102,11 @@ pub(super) async fn join(mut order: Order) -> Result<Joined, JoinError> {
         }
         Some(Grant::Backend(parked, slot)) => {
             let Parked { stream, papers } = *parked;
-            let talk = Talk::new(stream, BytesMut::new(), papers.parameters);
-            let berth = papers.berth;
-            let Papers { flavour, setup, guard, until, .. } = papers;
-            bring(order, talk, Craft { berth, flavour, setup, guard, until }, slot, None).await
+            let talk = Talk::new(stream, BytesMut::new(), Arc::clone(&papers.parameters));
+            bring(order, talk, papers, slot, None).await
         }
         Some(Grant::Room(slot)) => open(order, slot).await,
     }
-}
-
-/// What is known of a backend while it is being talked to.
-struct Craft {
-    berth: Arc<Berth>,
-    flavour: Arc<Vec<(String, String)>>,
-    setup: Setup,
-    guard: Known,
-    until: Instant,
 }
 
 /// Logs a new backend in.
@@ -145,22 +130,19 @@ async fn open(order: Order, slot: Slot) -> Result<Joined, JoinError> {
     }
     slot.remember(Way { identity: Arc::clone(&order.identity), target: order.target.clone() });
     let Backend { stream, parameters, key, received, .. } = backend;
-    let talk = Talk::new(stream, received, Arc::new(parameters));
-    let craft = Craft {
-        berth: Berth::new(order.target.clone(), key),
-        flavour: Arc::clone(&order.identity.flavour),
-        setup: Setup::default(),
-        guard: Known::default(),
-        until: began + order.lifetime,
-    };
-    bring(order, talk, craft, slot, Some(permit)).await
+    let parameters = Arc::new(parameters);
+    let talk = Talk::new(stream, received, Arc::clone(&parameters));
+    let berth = Berth::new(order.target.clone(), key);
+    let flavour = Arc::clone(&order.identity.flavour);
+    let papers = Papers::fresh(berth, flavour, parameters, began + order.lifetime);
+    bring(order, talk, papers, slot, Some(permit)).await
 }
 
 /// Brings a backend to the session's state.
 async fn bring(
     order: Order,
     mut talk: Talk,
-    craft: Craft,
+    mut papers: Papers,
     slot: Slot,
     mut permit: Option<Permit>,
 ) -> Result<Joined, JoinError> {
@@ -175,7 +157,7 @@ async fn bring(
         }
         verdict = Some(found);
     }
-    let way = Restore::between(&craft.setup, &state, order.owner, order.aborted);
+    let way = Restore::between(&papers.setup, &state, order.aborted);
     let began = Instant::now();
     let restored = timeout_at(began + order.timeout, restore(&mut talk, way)).await;
     let restored = restored.unwrap_or_else(|_| Err(while_talking("restoring", Broken::Late)));
@@ -184,8 +166,8 @@ async fn bring(
     let status = restored?;
     order.metrics.joined(JoinStep::Restore, began.elapsed());
     let (stream, received, parameters) = talk.end();
-    let Craft { berth, flavour, setup, guard, until } = craft;
-    let papers = Papers { berth, flavour, parameters, setup, guard, until };
+    papers.parameters = parameters;
+    papers.unnamed = None; // a simple query ends it
     Ok(Joined { stream, papers, slot, received, status, verdict })
 }
 

@@ -120,7 +120,7 @@ impl Life {
         };
         let name = client.identity.name.as_deref();
         Self {
-            relay: Relay::new(client.stream, &client.leftover, terms, name, writes, Arc::clone(&shared.metrics)),
+            relay: Relay::new(client.stream, &client.leftover, &shared, name, writes),
             machine: Continuity::new(settings),
             routes: client.realm.routes.clone(),
             realm: client.realm,
@@ -305,17 +305,25 @@ impl Life {
                 None
             }
             Event::Mismatch => self.give_up("mismatch"),
+            Event::Stale => {
+                let end = self.part("stale_statement");
+                if end.is_none() {
+                    self.decide(Input::Lost);
+                    self.want_if_needed();
+                }
+                end
+            }
         }
     }
 
     /// Gets a backend on this pod: an idle one at once, or one that is waited for.
     fn order(&mut self, pod: PodId, address: std::net::SocketAddr) {
         let pool = self.pool_of(&pod);
-        let (identity, state, owner) = (&self.identity, &self.relay.state, self.place.id.0);
+        let (identity, state) = (&self.identity, &self.relay.state);
         let answer = pool.ask(|papers| {
             if !Arc::ptr_eq(&papers.flavour, &identity.flavour) && papers.flavour != identity.flavour {
                 Fit::Not
-            } else if papers.setup.fits(state, owner) {
+            } else if papers.setup.fits(state) {
                 Fit::Exactly
             } else {
                 Fit::Changed
@@ -358,7 +366,6 @@ impl Life {
             answer,
             state: self.relay.state.clone(),
             aborted: self.relay.pipeline.status() == TxStatus::Failed,
-            owner: self.place.id.0,
             lifetime: self.shared.dice.about(self.shared.terms.lifetime),
             case,
             gates: self.shared.gates.clone(),
@@ -375,7 +382,7 @@ impl Life {
         self.berth = Some(papers.berth.target.pod.clone());
         self.place.moor(Some(Arc::clone(&papers.berth)));
         self.slot = Some(slot);
-        self.relay.board(stream, papers, self.place.id.0);
+        self.relay.board(stream, papers);
         self.decide(Input::Joined);
         self.tenure = self.routes.borrow().tenure;
     }
@@ -409,7 +416,7 @@ impl Life {
     fn give_back(&mut self) {
         let slot = self.slot.take();
         self.place.moor(None);
-        let parked = self.relay.give_back(self.place.id.0);
+        let parked = self.relay.give_back();
         // A cancel request that is on its way would hit somebody else.
         let parked = parked.filter(|(_, papers)| papers.berth.cancels() == 0);
         self.berth = None;

@@ -25,6 +25,7 @@ use crate::backend;
 use crate::backend::gate::Gates;
 use crate::backend::pool::Pools;
 use crate::config::{CommitGuard, Databases, Endpoint, Replay};
+use crate::continuity::plans::Seen;
 use crate::error::{Code, Complaint};
 use crate::ids::{ClusterName, PodId, PodName, Zone};
 use crate::metrics::{Metrics, SessionState};
@@ -65,6 +66,8 @@ pub struct Shared {
     pub gates: Gates,
     /// Backends that are open, and who is next.
     pub pools: Pools,
+    /// Texts without a name that were seen lately.
+    pub seen: Arc<Seen>,
     /// How connections to pods are opened.
     pub dial: Dial,
     /// What falls by chance.
@@ -100,6 +103,8 @@ pub struct Terms {
     pub pools: bool,
     /// How old a backend may become, about.
     pub lifetime: Duration,
+    /// Prepared statements a backend keeps at most.
+    pub statements: usize,
     /// Whether and how a lost transaction is run again.
     pub replay: Option<Replay>,
     /// Ask before every COMMIT for what tells its outcome.

@@ -15,6 +15,7 @@ use crate::backend::pool::Papers;
 use crate::continuity::journal::Journal;
 use crate::continuity::loss::{Aftermath, Answer, Word};
 use crate::continuity::pipeline::Pipeline;
+use crate::continuity::plans::Seen;
 use crate::continuity::restore::Restore;
 use crate::continuity::setup::Setup;
 use crate::continuity::state::State;
@@ -27,7 +28,7 @@ use crate::wire::message::write::backend as write;
 use crate::wire::scan::{Interest, ScanError};
 use crate::wire::{MAX_BACKEND_FRAME, TxStatus, backend, frontend};
 
-use super::{Terms, answer};
+use super::{Shared, answer};
 
 use guard::{End, Guard};
 use replay::Lost;
@@ -39,6 +40,7 @@ mod guard;
 mod observe;
 mod replay;
 mod requests;
+mod translate;
 
 /// Turns of reading and writing before other tasks get theirs.
 const BUDGET: u32 = 64;
@@ -105,6 +107,8 @@ pub(super) enum Event {
     Replayed,
     /// Run again, it is not what it was.
     Mismatch,
+    /// A statement that the backend had before is of no use any more; what was to use it is run again elsewhere.
+    Stale,
 }
 
 /// What the client's next frames are to be done with, while there is no backend.
@@ -133,6 +137,10 @@ enum Farewell {
 #[derive(Debug)]
 pub(super) struct Relay {
     metrics: Arc<Metrics>,
+    /// Texts without a name that were seen before.
+    seen: Arc<Seen>,
+    /// Prepared statements a backend keeps at most.
+    statements: usize,
     client: Stream,
     backend: Option<Stream>,
     /// What is known of the backend.
@@ -174,32 +182,30 @@ pub(super) struct Relay {
     setting_up: Option<Box<Restore>>,
     /// That failed: what was sent behind it was not run.
     unrun: bool,
+    /// What a request means is open before an earlier one is answered.
+    waits: bool,
     /// The backend was joined for a request that has not been sent yet.
     fresh: bool,
 }
 
 impl Relay {
     /// A logged-in client, no backend yet. `leftover`: bytes it sent beyond its login. `name`: its `application_name`.
-    pub(super) fn new(
-        client: Stream,
-        leftover: &[u8],
-        terms: &Terms,
-        name: Option<&str>,
-        writes: bool,
-        metrics: Arc<Metrics>,
-    ) -> Self {
+    pub(super) fn new(client: Stream, leftover: &[u8], shared: &Shared, name: Option<&str>, writes: bool) -> Self {
+        let terms = &shared.terms;
         let limit = u32::try_from(terms.message_size).unwrap_or(u32::MAX);
         let mut up = Pipe::new(FROM_CLIENT, limit);
         up.append(leftover);
         Self {
-            metrics,
+            metrics: Arc::clone(&shared.metrics),
+            seen: Arc::clone(&shared.seen),
+            statements: terms.statements,
             client,
             backend: None,
             papers: None,
             up,
             down: Pipe::new(FROM_BACKEND, MAX_BACKEND_FRAME),
             pipeline: Pipeline::default(),
-            state: State::new(terms.session_state).named(name),
+            state: State::new(terms.session_state).called(name),
             told: Parameters::default(),
             reading: Reading::Requests,
             farewell: Farewell::Not,
@@ -219,6 +225,7 @@ impl Relay {
             withheld: false,
             setting_up: None,
             unrun: false,
+            waits: false,
             fresh: false,
         }
     }
@@ -249,10 +256,10 @@ impl Relay {
         self.fresh = true;
     }
 
-    /// Takes an idle backend of the pool, which is brought to this session's state with the first request. `owner`: the
-    /// session's number.
-    pub(super) fn board(&mut self, stream: Stream, papers: Papers, owner: u64) {
-        let way = Restore::between(&papers.setup, &self.state, owner, false);
+    /// Takes an idle backend of the pool, which is brought to this session's state with the first request.
+    pub(super) fn board(&mut self, stream: Stream, mut papers: Papers) {
+        let way = Restore::between(&papers.setup, &self.state, false);
+        papers.unnamed = papers.unnamed.filter(|_| !way.ends_unnamed());
         if way.is_empty() {
             return self.attach(stream, &[], papers);
         }
@@ -286,7 +293,7 @@ impl Relay {
     }
 
     /// The same, with what is known of it, to be given to another session. `None`: it is not in a state that is known.
-    pub(super) fn give_back(&mut self, owner: u64) -> Option<(Stream, Papers)> {
+    pub(super) fn give_back(&mut self) -> Option<(Stream, Papers)> {
         let known = self.is_idle()
             && self.down.is_empty()
             && !self.ended
@@ -296,7 +303,7 @@ impl Relay {
         let mut papers = self.papers.take()?;
         let stream = self.detach()?;
         papers.guard = self.guard.left();
-        papers.setup = Setup::left_by(&mut self.state, owner);
+        papers.setup = Setup::left_by(&mut self.state);
         known.then_some((stream, papers))
     }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use pgmoor::continuity::ask::{Ask, Asked};
-use pgmoor::continuity::pipeline::{Note, Pipeline};
+use pgmoor::continuity::pipeline::{Note, Pipeline, Way};
 use pgmoor::continuity::restore::{Progress, Restore};
 use pgmoor::continuity::state::State;
 use pgmoor::wire::message::write::frontend as write;
@@ -95,7 +95,7 @@ impl Link {
                 write::parse(packet, name, text, &[]);
                 let body = packet[start + HEADER_LEN..].to_vec();
                 let parse = Parse::read(&body).unwrap();
-                pipeline.parse(parse.name, parse.query, &body, state);
+                pipeline.parse(parse.name, parse.query, &body, Way::AsItIs, state);
             }
             Part::Bind(portal, name) => {
                 write::bind(packet, portal, name, &[]);
@@ -115,11 +115,11 @@ impl Link {
             }
             Part::CloseStatement(name) => {
                 write::close(packet, Target::Statement, name);
-                pipeline.close(Some(name.as_bytes()));
+                pipeline.close(Some(name.as_bytes()), false);
             }
             Part::ClosePortal(name) => {
                 write::close(packet, Target::Portal, name);
-                pipeline.close(None);
+                pipeline.close(None, false);
             }
             Part::CopyData(data) => write::copy_data(packet, data.as_bytes()),
             Part::CopyDone => {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use pgmoor::backend::gate::{Gates, Pace};
 use pgmoor::backend::pool::{Bounds, Pools};
 use pgmoor::config::{self, AuthMethod, CommitGuard, Databases, Endpoint};
+use pgmoor::continuity::plans::Seen;
 use pgmoor::ids::{Epoch, Lsn, PodId, Timeline};
 use pgmoor::metrics::Metrics;
 use pgmoor::net::tls::BackendTls;
@@ -46,6 +47,7 @@ pub(crate) struct World {
     gates: Gates,
     registry: Arc<Registry>,
     pools: Pools,
+    seen: Arc<Seen>,
     /// Sessions give their backends back after each transaction.
     lends: bool,
     places: [Arc<Semaphore>; 3],
@@ -123,6 +125,7 @@ impl World {
                 lifetime: Duration::from_secs(3600),
             }),
             lends,
+            seen: Arc::default(),
             metrics: Arc::new(Metrics::new().unwrap()),
             dice: Dice::seeded(rng.next()),
             shutdowns: Vec::new(),
@@ -145,6 +148,7 @@ impl World {
             message_size: 1 << 24,
             session_state: 1 << 20,
             pools: self.lends,
+            statements: 3,
             lifetime: Duration::from_secs(3600),
         }
     }
@@ -175,6 +179,7 @@ impl World {
             terms: self.terms(),
             gates: self.gates.clone(),
             pools: self.pools.clone(),
+            seen: Arc::clone(&self.seen),
             dial: dial(&self.cluster, self.rng.fork()),
             dice: self.dice.clone(),
             registry: Arc::clone(&self.registry),

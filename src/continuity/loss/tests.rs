@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::continuity::pipeline::Note;
+use crate::continuity::pipeline::Way as ParseWay;
 use Code::{CommitUnknown, TransactionLost};
 
 const UNKNOWN: Word = Word::Error(CommitUnknown);
@@ -94,7 +95,7 @@ fn a_silent_transaction_is_told_later() {
 #[test]
 fn sql_execute_of_a_protocol_level_commit_may_commit() {
     let (mut pipeline, mut state) = (Pipeline::default(), State::new(1 << 16));
-    pipeline.parse(b"c", b"COMMIT", b"c\0COMMIT\0\0\0", &state);
+    pipeline.parse(b"c", b"COMMIT", b"c\0COMMIT\0\0\0", ParseWay::AsItIs, &state);
     pipeline.parse_complete(&mut state);
     pipeline.sync(0);
     pipeline.ready(TxStatus::Idle, &mut state);

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
+use crate::continuity::carried::Prepared;
 use crate::continuity::loss::{Aftermath, Word};
 use crate::error::Code;
 
@@ -197,11 +198,13 @@ fn send(pipeline: &mut Pipeline, state: &State, msg: &Msg) {
     match msg {
         Msg::Query(text) => pipeline.query(pipeline.read(text.as_bytes(), false), 0),
         Msg::Call => pipeline.call(0),
-        Msg::Parse(name, text) => pipeline.parse(name.as_bytes(), text.as_bytes(), &body(name, text), state),
+        Msg::Parse(name, text) => {
+            pipeline.parse(name.as_bytes(), text.as_bytes(), &body(name, text), Way::AsItIs, state)
+        }
         Msg::Bind(name) => pipeline.bind(b"", name.as_bytes()),
         Msg::Describe => pipeline.describe(),
         Msg::Execute => pipeline.execute(b""),
-        Msg::Close(name) => pipeline.close(Some(name.as_bytes())),
+        Msg::Close(name) => pipeline.close(Some(name.as_bytes()), false),
         Msg::Sync => pipeline.sync(0),
     }
 }
@@ -436,4 +439,89 @@ fn copy_ends_that_nobody_asked_for_take_no_room() {
     }
     assert!(pipeline.depth() <= 2);
     assert_eq!(pipeline.lose(&mut state).answers.len(), 1);
+}
+
+fn key(text: &str) -> Key {
+    Key::of(text.as_bytes(), &crate::continuity::carried::Transactional::default())
+}
+
+/// A Parse that pgmoor answers; `lacks`: the backend is given it just before.
+fn share(pipeline: &mut Pipeline, state: &State, name: &str, text: &str, lacks: bool) {
+    if lacks {
+        pipeline.prepare(Some(key(text)), 1, false);
+    }
+    pipeline.parse(name.as_bytes(), text.as_bytes(), &body(name, text), Way::Shared(key(text)), state);
+}
+
+#[test]
+fn what_pgmoor_answers_has_its_turn() {
+    let (mut pipeline, mut state) = (Pipeline::default(), State::new(1000));
+    pipeline.describe();
+    share(&mut pipeline, &state, "s", "SELECT 1", false);
+    pipeline.close(Some(b"other"), true);
+    pipeline.sync(7);
+    assert_eq!(pipeline.take_told(&mut state), None, "the Describe before it is not answered");
+    assert_eq!(pipeline.described(), Note::Plain);
+    assert_eq!(pipeline.take_told(&mut state), Some(backend::PARSE_COMPLETE));
+    assert_eq!(pipeline.take_told(&mut state), Some(backend::CLOSE_COMPLETE));
+    assert_eq!(pipeline.take_told(&mut state), None, "the Sync is the server's");
+    assert!(matches!(state.named(b"s"), Some(Prepared::Shared(_, shared)) if *shared == key("SELECT 1")));
+    assert_eq!(pipeline.ready(TxStatus::Idle, &mut state), Note::Ready(TxStatus::Idle, Some(7)));
+}
+
+#[test]
+fn what_a_backend_lacks_is_not_the_client_s() {
+    let (mut pipeline, mut state) = (Pipeline::default(), State::new(1000));
+    share(&mut pipeline, &state, "s", "SELECT 1", true);
+    pipeline.sync(7);
+    assert!(pipeline.is_preparing() && pipeline.take_told(&mut state).is_none());
+    assert_eq!(pipeline.prepared(backend::PARSE_COMPLETE), Err(()), "a Close is before it");
+    assert_eq!(pipeline.prepared(backend::CLOSE_COMPLETE), Ok(None));
+    assert_eq!(pipeline.prepared(backend::PARSE_COMPLETE), Ok(Some(key("SELECT 1"))));
+    assert_eq!(pipeline.take_told(&mut state), Some(backend::PARSE_COMPLETE));
+    assert_eq!(pipeline.ready(TxStatus::Idle, &mut state), Note::Ready(TxStatus::Idle, Some(7)));
+}
+
+#[test]
+fn an_error_takes_along_what_was_to_be_prepared_behind_it() {
+    let (mut pipeline, mut state) = (Pipeline::default(), State::new(1000));
+    share(&mut pipeline, &state, "s", "SELECT 1", true);
+    share(&mut pipeline, &state, "t", "SELECT 2", true);
+    pipeline.sync(7);
+    assert_eq!(pipeline.prepared(backend::CLOSE_COMPLETE), Ok(None));
+    assert_eq!(pipeline.prepared(backend::ERROR_RESPONSE), Err(()), "it is the answer to the client's own Parse");
+    assert!(pipeline.error(&mut state));
+    assert_eq!(pipeline.take_unprepared(), [key("SELECT 1"), key("SELECT 2")]);
+    assert_eq!((pipeline.take_told(&mut state), state.named(b"s")), (None, None));
+    assert_eq!(pipeline.ready(TxStatus::Idle, &mut state), Note::Ready(TxStatus::Idle, Some(7)));
+}
+
+#[test]
+fn one_by_itself_fails_in_silence() {
+    let (mut pipeline, mut state) = (Pipeline::default(), State::new(1000));
+    pipeline.prepare(None, 0, true);
+    pipeline.query(pipeline.read(b"EXECUTE s", false), 7);
+    assert_eq!(pipeline.prepared(backend::ERROR_RESPONSE), Ok(None));
+    assert_eq!(pipeline.prepared(backend::READY_FOR_QUERY), Ok(None));
+    assert!(pipeline.error(&mut state), "whoever uses it is told");
+    assert_eq!(pipeline.ready(TxStatus::Idle, &mut state), Note::Ready(TxStatus::Idle, Some(7)));
+}
+
+#[test]
+fn what_a_name_stands_for_is_open_while_an_earlier_unit_may_change_it() {
+    let (mut pipeline, state) = (Pipeline::default(), State::new(1000));
+    assert_eq!(pipeline.stands(b"s"), Stands::Settled);
+    share(&mut pipeline, &state, "s", "SELECT 1", false);
+    assert_eq!(pipeline.stands(b"s"), Stands::Sent(Way::Shared(key("SELECT 1"))));
+    assert_eq!(pipeline.stands(b"t"), Stands::Settled);
+    pipeline.close(Some(b"s"), true);
+    assert_eq!(pipeline.stands(b"s"), Stands::Closed);
+    pipeline.sync(7);
+    assert_eq!((pipeline.stands(b"s"), pipeline.stands(b"t")), (Stands::Open, Stands::Settled));
+    let mut pipeline = Pipeline::default();
+    pipeline.query(pipeline.read(b"DEALLOCATE ALL", false), 8);
+    assert_eq!((pipeline.stands(b"t"), pipeline.unit()), (Stands::Open, 1));
+    let mut pipeline = Pipeline::default();
+    pipeline.query(pipeline.read(b"SELECT 1", false), 9);
+    assert_eq!((pipeline.stands(b"t"), pipeline.stands(b"")), (Stands::Settled, Stands::Open));
 }

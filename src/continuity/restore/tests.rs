@@ -1,6 +1,7 @@
 //! The packet, and the reading of its replies.
 
 use super::*;
+use crate::continuity::plans::Key;
 use crate::continuity::script;
 use crate::wire::frontend;
 use crate::wire::message::Query;
@@ -44,9 +45,9 @@ fn nothing_to_carry_is_nothing_to_send() {
 /// The way from what one session left behind to another's state.
 fn way(left: &[&str], wants: &[&str]) -> Vec<String> {
     let (mut left, wants) = (state_after(left), state_after(wants));
-    let setup = Setup::left_by(&mut left, 1);
-    assert_eq!(setup.fits(&wants, 2), Restore::between(&setup, &wants, 2, false).is_empty());
-    messages(&Restore::between(&setup, &wants, 2, false))
+    let setup = Setup::left_by(&mut left);
+    assert_eq!(setup.fits(&wants), Restore::between(&setup, &wants, false).is_empty());
+    messages(&Restore::between(&setup, &wants, false))
 }
 
 #[test]
@@ -77,29 +78,29 @@ fn statements_of_another_are_closed_and_ones_own_prepared() {
 }
 
 #[test]
-fn the_unnamed_statement_is_the_session_s_own() {
-    let mut left = State::new(1 << 16);
-    left.unnamed_parsed(Some(b"\0SELECT 3\0\0\0".to_vec()));
-    let setup = Setup::left_by(&mut left, 1);
-    assert!(Restore::between(&setup, &left, 1, false).is_empty(), "it is still there");
-    assert_eq!(messages(&Restore::between(&setup, &left, 2, false)), ["P", "S"], "another session's");
-    left.unnamed_parsed(Some(b"\0SELECT 4\0\0\0".to_vec()));
-    assert_eq!(messages(&Restore::between(&setup, &left, 1, false)), ["P", "S"], "a later one");
+fn a_shared_statement_waits_until_it_is_used() {
+    let mut state = State::new(1 << 16);
+    state.parsed(b"s", b"s\0SELECT 2\0\0\0".to_vec(), Some(Key::of(b"SELECT 2\0\0\0", state.settled())));
+    assert!(Restore::new(&state, false).is_empty());
+    state.make_own(b"s");
+    assert_eq!(messages(&Restore::new(&state, false)), ["P", "S"], "SQL has spoken of it");
+    let setup = Setup::left_by(&mut state);
+    assert_eq!(messages(&Restore::between(&setup, &State::new(10), false)), ["C", "S"]);
 }
 
 #[test]
 fn a_name_is_the_session_s_own_even_after_a_reset() {
-    let named = || State::new(1 << 16).named(Some("moor"));
+    let named = || State::new(1 << 16).called(Some("moor"));
     let mut state = named();
-    let setup = Setup::left_by(&mut state, 1);
-    assert!(setup.fits(&named(), 2) && !setup.fits(&State::new(1 << 16), 2));
+    let setup = Setup::left_by(&mut state);
+    assert!(setup.fits(&named()) && !setup.fits(&State::new(1 << 16)));
     for reset in ["RESET ALL", "DISCARD ALL", "RESET application_name"] {
         let act = script::read(reset.as_bytes(), false).unwrap();
         state.completed(&act.acts()[0], b"RESET");
         state.ready(TxStatus::Idle);
-        let setup = Setup::left_by(&mut state, 1);
+        let setup = Setup::left_by(&mut state);
         let expected = "BEGIN;SELECT pg_catalog.set_config('application_name','moor',false);COMMIT";
-        assert_eq!(messages(&Restore::between(&setup, &state, 1, false)), [expected], "{reset}");
+        assert_eq!(messages(&Restore::between(&setup, &state, false)), [expected], "{reset}");
     }
 }
 
@@ -112,20 +113,17 @@ fn each_kind_in_its_turn() {
         "PREPARE p AS SELECT 1",
         "LISTEN \"q\"\"q\"",
     ]);
-    state.parsed(b"s", b"s\0SELECT 2\0\0\0".to_vec());
-    state.unnamed_parsed(Some(b"\0SELECT 3\0\0\0".to_vec()));
+    state.parsed(b"s", b"s\0SELECT 2\0\0\0".to_vec(), None);
     let expected = [
         "BEGIN;SET search_path TO s\n;SET a = 'x' -- why\n;SET ROLE r\n;COMMIT",
         "PREPARE p AS SELECT 1",
         "P",
         "S",
         "LISTEN \"q\"\"q\";",
-        "P",
-        "S",
     ];
     assert_eq!(messages(&Restore::new(&state, false)), expected);
     let aborted = messages(&Restore::new(&state, true));
-    assert_eq!(aborted[7..], ["P", "B", "E", "C", "S", "B", "S"], "no simple query: the unnamed statement stays");
+    assert_eq!(aborted[5..], ["P", "B", "E", "C", "S", "B", "S"], "no simple query: the unnamed statement stays");
 }
 
 #[test]

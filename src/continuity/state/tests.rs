@@ -105,7 +105,7 @@ fn prepared_statements_outlive_a_rollback() {
 #[test]
 fn the_unnamed_statement_survives_deallocate_all() {
     let mut state = State::new(100);
-    state.unnamed_parsed(Some(b"body".to_vec()));
+    state.unnamed_parsed(Some(b"body".to_vec()), None);
     feed(&mut state, &["DEALLOCATE ALL", "DISCARD ALL"]);
     assert_eq!(state.unnamed(), Some(b"body".as_slice()));
     state.unnamed_gone();
@@ -116,7 +116,7 @@ fn the_unnamed_statement_survives_deallocate_all() {
 fn names_count_up_to_63_bytes() {
     let mut state = State::new(10_000);
     let long = [b'n'; 70];
-    state.parsed(&long, b"body".to_vec());
+    state.parsed(&long, b"body".to_vec(), None);
     assert_eq!(state.prepared().keys().next().map(Vec::len), Some(63));
     state.closed(&long);
     assert!(state.prepared().is_empty());
@@ -146,7 +146,7 @@ fn temporary_tables_unpin_only_when_their_end_is_committed() {
 fn memory_is_bounded_and_pins() {
     let mut state = State::new(1000);
     for n in 0..1000 {
-        state.parsed(format!("s{n}").as_bytes(), vec![0; 50]);
+        state.parsed(format!("s{n}").as_bytes(), vec![0; 50], None);
     }
     assert!(state.pins().has(Pin::StateTooLarge));
     assert!(state.prepared().len() < 20);

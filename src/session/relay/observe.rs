@@ -6,6 +6,7 @@ use bytes::BytesMut;
 use tracing::warn;
 
 use crate::backend::Parameters;
+use crate::backend::pool::Papers;
 use crate::continuity::journal::{Mismatch, Spoiled};
 use crate::continuity::pipeline::Note;
 use crate::continuity::restore::{Progress, Restore};
@@ -16,11 +17,18 @@ use crate::wire::{HEADER_LEN, TxStatus, backend};
 
 use super::guard::{Guard, Told};
 use super::{Event, FROM_BACKEND, Relay};
+use crate::continuity::plans::{DIGITS, PREFIX};
 
 /// What becomes of one backend frame.
 enum Verdict {
     /// Part of an answer: it goes to the client.
     Pass,
+    /// An error: it goes to the client.
+    Failed,
+    /// The same, in other words.
+    Rename(BytesMut),
+    /// An error that is not the client's doing: a statement that the backend had is of no use.
+    Stale,
     /// The end of a unit: it goes to the client.
     Ready(TxStatus, Option<u64>),
     /// It goes to the client, and belongs to no answer.
@@ -56,7 +64,7 @@ impl Relay {
                         state: &mut self.state,
                         guard: &mut self.guard,
                         told: (!holding).then_some(&mut self.told),
-                        has: self.papers.as_mut().map(|papers| &mut papers.parameters),
+                        papers: self.papers.as_mut(),
                         setting_up: self.setting_up.as_deref_mut(),
                         dying: &mut self.dying,
                         read_only_hit: &mut self.read_only_hit,
@@ -87,8 +95,23 @@ impl Relay {
                     return Err(Event::BackendLost(Suspicion::Vanished));
                 }
             };
+            let aside = matches!(verdict, Verdict::Aside(_));
             match verdict {
                 Verdict::Pass => self.deliver(count)?,
+                Verdict::Failed => {
+                    self.forget_unprepared();
+                    self.deliver(count)?;
+                }
+                Verdict::Rename(message) => {
+                    self.forget_unprepared();
+                    self.down.skip(count);
+                    self.answer(&message)?;
+                }
+                Verdict::Stale => {
+                    // An error in the midst of a unit outside of any transaction has undone all of it.
+                    self.unrun = self.pipeline.status() == TxStatus::Idle;
+                    return Err(Event::Stale);
+                }
                 Verdict::Ready(status, until) => {
                     self.deliver(count)?;
                     self.unit_ended(status, until)?;
@@ -120,6 +143,9 @@ impl Relay {
                     warn!(what, "the backend is doubtful: closed");
                     return Err(Event::BackendLost(Suspicion::Vanished));
                 }
+            }
+            if !aside {
+                self.answer_told()?;
             }
         }
     }
@@ -183,6 +209,22 @@ const fn is_aside(tag: u8) -> bool {
     matches!(tag, backend::NOTICE_RESPONSE | backend::NOTIFICATION_RESPONSE | backend::PARAMETER_STATUS)
 }
 
+/// What PostgreSQL says of a statement whose table has other columns now (`RevalidateCachedQuery`).
+const STALE: &str = "cached plan must not change result type";
+
+/// An ErrorResponse with the client's own name for a statement in the place of the one that backends have.
+fn renamed(fields: &ErrorFields<'_>, name: Option<&[u8]>, body: &[u8]) -> Option<BytesMut> {
+    let name = name?;
+    let at = body.windows(PREFIX.len()).position(|part| part == PREFIX)?;
+    let end = at + PREFIX.len() + DIGITS;
+    let known = matches!(&*fields.code, "26000" | "42P05") && body.get(at..end).is_some();
+    known.then(|| {
+        let mut message = BytesMut::new();
+        super::super::answer::quote(&mut message, &[&body[..at], name, &body[end..]].concat());
+        message
+    })
+}
+
 fn is_fatal(body: &[u8]) -> bool {
     ErrorFields::read(body).is_ok_and(|fields| matches!(fields.severity, Severity::Fatal | Severity::Panic))
 }
@@ -215,8 +257,7 @@ struct Reply<'a> {
     guard: &'a mut Guard,
     /// Where what the client is told is noted; `None` while that waits.
     told: Option<&'a mut Parameters>,
-    /// What the backend has reported.
-    has: Option<&'a mut Parameters>,
+    papers: Option<&'a mut Papers>,
     setting_up: Option<&'a mut Restore>,
     dying: &'a mut Option<Suspicion>,
     read_only_hit: &'a mut bool,
@@ -233,6 +274,12 @@ impl Reply<'_> {
         if self.guard.is_asking() && !is_aside(tag) && tag != backend::ERROR_RESPONSE && self.pipeline.is_ours() {
             return self.answer(tag, body);
         }
+        if self.pipeline.is_preparing()
+            && !is_aside(tag)
+            && let Some(verdict) = self.prepared(tag, body)
+        {
+            return verdict;
+        }
         let note = match tag {
             backend::READY_FOR_QUERY => match ReadyForQuery::read(body) {
                 Ok(ready) => self.pipeline.ready(ready.status, self.state),
@@ -243,6 +290,9 @@ impl Reply<'_> {
                     let note = self.pipeline.command_complete(complete.tag, self.state);
                     if matches!(complete.tag, b"DISCARD ALL" | b"DEALLOCATE ALL") {
                         self.guard.forget();
+                        if let Some(papers) = &mut self.papers {
+                            papers.plans.clear();
+                        }
                     }
                     if let (Note::Plain, Some(error)) = (note, self.guard.take_failure()) {
                         return Verdict::Replace(error);
@@ -268,7 +318,8 @@ impl Reply<'_> {
                     if status.name == b"standard_conforming_strings" {
                         self.pipeline.conforming_strings(status.value == b"on");
                     }
-                    note(self.told.as_deref_mut(), self.has.as_deref_mut(), status);
+                    let has = self.papers.as_deref_mut().map(|papers| &mut papers.parameters);
+                    note(self.told.as_deref_mut(), has, status);
                 }
                 return Verdict::Aside(tag);
             }
@@ -287,7 +338,8 @@ impl Reply<'_> {
         let way = self.setting_up.as_deref_mut()?;
         match tag {
             backend::PARAMETER_STATUS => {
-                note(None, self.has.as_deref_mut(), ParameterStatus::read(body).ok()?);
+                let has = self.papers.as_deref_mut().map(|papers| &mut papers.parameters);
+                note(None, has, ParameterStatus::read(body).ok()?);
                 Some(Verdict::Swallow)
             }
             backend::NOTICE_RESPONSE => Some(Verdict::Swallow),
@@ -302,6 +354,21 @@ impl Reply<'_> {
         }
     }
 
+    /// A reply about a statement that this backend lacked; `None`: an error, which is the client's.
+    fn prepared(&mut self, tag: u8, body: &[u8]) -> Option<Verdict> {
+        match self.pipeline.prepared(tag) {
+            Ok(_) if tag == backend::ERROR_RESPONSE && is_fatal(body) => None,
+            Ok(key) => {
+                if let (Some(papers), Some(key)) = (&mut self.papers, key) {
+                    papers.plans.arrived(key);
+                }
+                Some(Verdict::Swallow)
+            }
+            Err(()) if tag == backend::ERROR_RESPONSE => None,
+            Err(()) => Some(Verdict::Doubtful("not an answer about a statement")),
+        }
+    }
+
     /// A reply to pgmoor itself.
     fn answer(&mut self, tag: u8, body: &[u8]) -> Verdict {
         match self.guard.reply(tag, body) {
@@ -312,6 +379,19 @@ impl Reply<'_> {
             }
             Told::Failed | Told::Unexpected => Verdict::Doubtful("not an answer to what pgmoor asked"),
         }
+    }
+
+    /// A statement that the backend had before is of no use: the client has not asked for that.
+    fn stale(&mut self, fields: &ErrorFields<'_>) -> Option<Verdict> {
+        let changed = fields.code == "0A000" && fields.message == STALE;
+        let gone = fields.code == "26000" && fields.message.contains("pgmoor_");
+        if !(changed || gone) {
+            return None;
+        }
+        if let Some(papers) = &mut self.papers {
+            papers.plans.clear();
+        }
+        (gone || self.pipeline.has_reused()).then_some(Verdict::Stale)
     }
 
     fn error(&mut self, body: &[u8]) -> Verdict {
@@ -340,9 +420,16 @@ impl Reply<'_> {
                         Told::Unexpected => return Verdict::Doubtful("an error instead of an answer to pgmoor"),
                     }
                 }
+                if let Some(papers) = &mut self.papers {
+                    papers.unnamed = None; // as far as is known
+                }
+                if let Some(verdict) = self.stale(&fields) {
+                    return verdict;
+                }
+                let other = renamed(&fields, self.pipeline.statement_at_front(), body);
                 if self.pipeline.error(self.state) {
                     self.guard.keep(self.pipeline.ours_count());
-                    Verdict::Pass
+                    other.map_or(Verdict::Failed, Verdict::Rename)
                 } else {
                     Verdict::Doubtful("an error nobody asked for")
                 }

@@ -273,7 +273,7 @@ impl Relay {
 
     /// All requests were fed and all that the client has had came again: it goes on by itself.
     pub(super) fn replay_ends(&mut self) -> Result<bool, Event> {
-        if self.parked.is_none() || !self.journal.unfed(self.up.unseen()).is_empty() {
+        if self.parked.is_none() || self.waits || !self.journal.unfed(self.up.unseen()).is_empty() {
             return Ok(false);
         }
         if self.journal.is_verifying() {

@@ -2,7 +2,7 @@
 
 use bytes::BytesMut;
 
-use crate::continuity::pipeline::Pipeline;
+use crate::continuity::pipeline::{Pipeline, Way};
 use crate::continuity::state::State;
 use crate::error::{Code, Complaint};
 use crate::wire::message::write::backend as write;
@@ -11,6 +11,7 @@ use crate::wire::scan::Step;
 use crate::wire::{HEADER_LEN, TxStatus, frontend};
 
 use super::guard::{End, Guard};
+use super::translate::Translated;
 use super::{Event, FROM_BACKEND_ROWS, Farewell, Reading, Relay, broken_client};
 
 /// What a client frame is to the relay.
@@ -24,6 +25,7 @@ enum Request {
 impl Relay {
     /// Walks what the client sent, as far as it may be sent on now.
     pub(super) fn observe_client(&mut self, stop: bool) -> Result<(), Event> {
+        self.waits = false;
         loop {
             if self.has_to_wait(stop) {
                 return Ok(());
@@ -40,6 +42,14 @@ impl Relay {
             }
             if self.foretells() {
                 continue;
+            }
+            match self.translate()? {
+                Translated::AsItIs => {}
+                Translated::Done => continue,
+                Translated::Wait => {
+                    self.waits = true;
+                    return Ok(());
+                }
             }
             let sent = self.journal.position() + HEADER_LEN as u64;
             let (gated, sync_gated) = (self.is_gated(), self.is_sync_gated());
@@ -268,7 +278,7 @@ fn whole(pipeline: &mut Pipeline, state: &State, tag: u8, body: &[u8], end: u64)
         frontend::QUERY => pipeline.query(pipeline.read(Query::read(body).map_err(malformed)?.text, false), end),
         frontend::PARSE => {
             let parse = Parse::read(body).map_err(malformed)?;
-            pipeline.parse(parse.name, parse.query, body, state);
+            pipeline.parse(parse.name, parse.query, body, Way::AsItIs, state);
         }
         frontend::BIND => {
             let bind = Bind::read(body).map_err(malformed)?;
@@ -278,7 +288,7 @@ fn whole(pipeline: &mut Pipeline, state: &State, tag: u8, body: &[u8], end: u64)
         frontend::EXECUTE => pipeline.execute(Execute::read(body).map_err(malformed)?.portal),
         frontend::CLOSE => {
             let close = Close::read(body).map_err(malformed)?;
-            pipeline.close((close.target == Target::Statement).then_some(close.name));
+            pipeline.close((close.target == Target::Statement).then_some(close.name), false);
         }
         frontend::SYNC => pipeline.sync(end),
         frontend::FLUSH => {}
