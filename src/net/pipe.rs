@@ -5,7 +5,8 @@
 //!        0      start                   passed                    end
 //! ```
 //! Bytes move from right to left of these marks: `poll_fill` reads, `step` looks, `pass` releases, `poll_drain` writes.
-//! All progress lives here, so a relay may be dropped between any two polls.
+//! All progress lives here, so a relay may be dropped between any two polls. The buffer is [`lent`]: without bytes in it
+//! there is none.
 
 use std::io;
 use std::pin::Pin;
@@ -16,13 +17,20 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use crate::wire::HEADER_LEN;
 use crate::wire::scan::{Interest, ScanError, Scanner, Step};
 
+mod lent;
+
+use lent::Lent;
+
 /// Bytes of one direction's buffer. A frame that fits is forwarded only whole; a larger one is streamed.
 pub const BUFFER: usize = 16 * 1024;
+
+/// What is left of a frame is moved to the buffer's front, to be read on from there, if it is no more than this.
+const SHORT: usize = BUFFER / 4;
 
 /// One direction.
 #[derive(Debug)]
 pub struct Pipe {
-    buf: Vec<u8>,
+    buf: Lent,
     start: usize,
     passed: usize,
     end: usize,
@@ -36,7 +44,7 @@ impl Pipe {
     /// An empty direction whose scanner shows the frames of `interest` and refuses those longer than `max_frame`.
     pub fn new(interest: Interest, max_frame: u32) -> Self {
         Self {
-            buf: vec![0; BUFFER],
+            buf: Lent::default(),
             start: 0,
             passed: 0,
             end: 0,
@@ -72,7 +80,7 @@ impl Pipe {
         let length = u32::from_be_bytes([a, b, c, d]) as usize;
         let body = window.get(HEADER_LEN..1 + length);
         let bad = !(4..=self.scanner.max_frame() as usize).contains(&length);
-        (body.is_some() || window.len() == self.buf.len() || bad).then_some((tag, body))
+        (body.is_some() || window.len() >= BUFFER || bad).then_some((tag, body))
     }
 
     /// Not in the midst of a large frame that is being streamed.
@@ -92,35 +100,45 @@ impl Pipe {
 
     /// Reads what is there, at most what fits. `Ready(0)` is the end of the stream; `Pending` also when there is no room.
     pub fn poll_fill<S: AsyncRead + Unpin>(&mut self, cx: &mut Context<'_>, stream: &mut S) -> Poll<io::Result<usize>> {
-        self.compact();
+        self.make_room();
         if self.end == self.buf.len() {
             return Poll::Pending; // room comes with a drain, which the caller polls too
         }
         let mut room = ReadBuf::new(&mut self.buf[self.end..]);
-        match Pin::new(stream).poll_read(cx, &mut room) {
-            Poll::Ready(Ok(())) => {
-                let count = room.filled().len();
-                self.end += count;
-                Poll::Ready(Ok(count))
-            }
-            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-            Poll::Pending => Poll::Pending,
-        }
+        let read = Pin::new(stream).poll_read(cx, &mut room);
+        let count = room.filled().len();
+        self.end += count;
+        self.rest();
+        read.map_ok(|()| count)
     }
 
     /// Whether a fill could take bytes.
     pub fn has_room(&self) -> bool {
-        self.end - self.start < self.buf.len()
+        self.end < self.buf.len() || self.buf.is_empty() || (self.is_drained() && self.start > 0)
     }
 
-    fn compact(&mut self) {
-        if self.start == self.end {
-            (self.start, self.passed, self.end) = (0, 0, 0);
-        } else if self.end == self.buf.len() && self.start > 0 {
+    /// Sees to it that there is room, if there can be any: what waits to be written stays where it is.
+    fn make_room(&mut self) {
+        self.buf.ask();
+        if self.is_drained() && (self.end == self.buf.len() || self.unseen() <= SHORT) {
+            self.move_up();
+        }
+    }
+
+    fn move_up(&mut self) {
+        if self.start > 0 {
             self.buf.copy_within(self.start..self.end, 0);
             self.passed -= self.start;
             self.end -= self.start;
             self.start = 0;
+        }
+    }
+
+    /// Without bytes there is no need of a buffer.
+    fn rest(&mut self) {
+        if self.is_empty() {
+            (self.start, self.passed, self.end) = (0, 0, 0);
+            self.buf.give_back();
         }
     }
 
@@ -131,8 +149,7 @@ impl Pipe {
     /// The stream is not the protocol any more.
     pub fn step(&mut self) -> Result<Step<'_>, ScanError> {
         let window = &self.buf[self.passed..self.end];
-        let full = window.len() == self.buf.len();
-        self.scanner.step(window, full)
+        self.scanner.step(window, window.len() >= BUFFER)
     }
 
     /// The next `count` bytes, which a step spoke of.
@@ -157,44 +174,51 @@ impl Pipe {
 
     /// The next `count` bytes are thrown away.
     pub fn skip(&mut self, count: usize) {
-        if self.start == self.passed {
+        if self.is_drained() {
             self.start += count;
             self.passed += count;
         } else {
             self.buf.copy_within(self.passed + count..self.end, self.passed);
             self.end -= count;
         }
+        self.rest();
     }
 
     /// Puts a message of our own behind what was passed. Only between frames: see [`Self::at_boundary`].
     pub fn inject(&mut self, message: &[u8]) {
-        self.compact();
-        let unseen = self.end - self.passed;
-        if self.buf.len() - self.end < message.len() {
-            self.buf.resize(self.end + message.len(), 0);
-        }
-        self.buf.copy_within(self.passed..self.passed + unseen, self.passed + message.len());
-        self.buf[self.passed..self.passed + message.len()].copy_from_slice(message);
-        self.passed += message.len();
+        self.reserve(message.len());
+        let behind = self.passed + message.len();
+        self.buf.copy_within(self.passed..self.end, behind);
+        self.buf[self.passed..behind].copy_from_slice(message);
+        self.passed = behind;
         self.end += message.len();
     }
 
     /// Puts bytes behind everything that was read: what a login read too much.
     pub fn append(&mut self, bytes: &[u8]) {
-        self.compact();
-        if self.buf.len() - self.end < bytes.len() {
-            self.buf.resize(self.end + bytes.len(), 0);
-        }
+        self.reserve(bytes.len());
         self.buf[self.end..self.end + bytes.len()].copy_from_slice(bytes);
         self.end += bytes.len();
     }
 
+    /// Room for so many bytes, however many there are already.
+    fn reserve(&mut self, count: usize) {
+        if count > 0 {
+            self.buf.ask();
+            if self.buf.len() - self.end < count {
+                self.move_up();
+                self.buf.grow(self.buf.len().max(self.end + count));
+            }
+        }
+    }
+
     /// Takes as many of these bytes as there is room for, as if they had been read.
     pub fn fill(&mut self, bytes: &[u8]) -> usize {
-        self.compact();
+        self.make_room();
         let count = bytes.len().min(self.buf.len() - self.end);
         self.buf[self.end..self.end + count].copy_from_slice(&bytes[..count]);
         self.end += count;
+        self.rest();
         count
     }
 
@@ -207,12 +231,14 @@ impl Pipe {
     /// whose beginning was passed already, so nothing can follow it.
     pub fn cut_source(&mut self) -> bool {
         self.end = self.passed;
+        self.rest();
         self.scanner.at_boundary()
     }
 
     /// The sink is gone: what was passed and not written is thrown away.
     pub fn cut_sink(&mut self) {
         self.start = self.passed;
+        self.rest();
     }
 
     /// Writes what was passed. `Ready(Ok)`: all of it.
@@ -229,6 +255,7 @@ impl Pipe {
                 Poll::Pending => return Poll::Pending,
             }
         }
+        self.rest();
         if self.unflushed {
             // TLS keeps records of its own: they go out with a flush. On a plain socket this does nothing.
             match Pin::new(stream).poll_flush(cx) {
@@ -241,76 +268,4 @@ impl Pipe {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::task::Waker;
-
-    const ALL: Interest = Interest::NONE.with(b"QZ");
-
-    fn filled(bytes: &[u8]) -> Pipe {
-        let mut pipe = Pipe::new(ALL, 1 << 20);
-        let mut source = bytes;
-        let mut cx = Context::from_waker(Waker::noop());
-        assert!(matches!(pipe.poll_fill(&mut cx, &mut source), Poll::Ready(Ok(n)) if n == bytes.len().min(BUFFER)));
-        pipe
-    }
-
-    fn drained(pipe: &mut Pipe) -> Vec<u8> {
-        let mut sink = Vec::new();
-        let mut cx = Context::from_waker(Waker::noop());
-        assert!(matches!(pipe.poll_drain(&mut cx, &mut sink), Poll::Ready(Ok(()))));
-        sink
-    }
-
-    #[test]
-    fn a_message_of_ours_goes_between_frames() {
-        let mut pipe = filled(b"Z\0\0\0\x05IZ\0\0\0\x05T");
-        assert!(matches!(pipe.step(), Ok(Step::Frame { tag: b'Z', body: b"I" })));
-        pipe.pass(6);
-        pipe.inject(b"N\0\0\0\x04");
-        assert!(matches!(pipe.step(), Ok(Step::Frame { tag: b'Z', body: b"T" })));
-        pipe.pass(6);
-        assert_eq!(drained(&mut pipe), b"Z\0\0\0\x05IN\0\0\0\x04Z\0\0\0\x05T");
-    }
-
-    #[test]
-    fn a_skipped_frame_is_not_written() {
-        let mut pipe = filled(b"Z\0\0\0\x05IZ\0\0\0\x05TZ\0\0\0\x05E");
-        pipe.pass(6);
-        pipe.skip(6);
-        assert!(matches!(pipe.step(), Ok(Step::Frame { tag: b'Z', body: b"E" })));
-        pipe.pass(6);
-        assert_eq!(drained(&mut pipe), b"Z\0\0\0\x05IZ\0\0\0\x05E");
-        assert!(pipe.is_empty());
-    }
-
-    #[test]
-    fn a_lost_source_leaves_whole_frames_only() {
-        let mut pipe = filled(b"Z\0\0\0\x05IZ\0\0");
-        pipe.pass(6);
-        assert!(matches!(pipe.step(), Ok(Step::Wait)));
-        assert!(pipe.cut_source());
-        assert_eq!(drained(&mut pipe), b"Z\0\0\0\x05I");
-    }
-
-    #[test]
-    fn a_source_lost_within_a_large_frame_cannot_be_answered_for() {
-        let mut bytes = vec![b'D'];
-        bytes.extend(100_000_i32.to_be_bytes());
-        bytes.resize(BUFFER, 7);
-        let mut pipe = filled(&bytes);
-        let Ok(Step::Pass(count)) = pipe.step() else { panic!("streamed") };
-        pipe.pass(count);
-        assert!(!pipe.cut_source());
-    }
-
-    #[test]
-    fn injecting_more_than_there_is_room_grows_the_buffer() {
-        let mut pipe = filled(&[b'x'; BUFFER]);
-        let message = vec![b'm'; 100];
-        pipe.inject(&message);
-        pipe.pass(BUFFER);
-        let out = drained(&mut pipe);
-        assert_eq!((out.len(), &out[..100]), (BUFFER + 100, &message[..]));
-    }
-}
+mod tests;

@@ -183,8 +183,8 @@ impl Scanner {
 
     /// Looks at `window`: the unread bytes, starting where the last step ended.
     ///
-    /// `full` says that the buffer can take no byte more behind `window`, even when moved to its front, so a frame
-    /// that does not fit must be streamed in parts. The buffer must hold at least [`HEADER_LEN`] bytes.
+    /// `full` says that `window` is as long as a frame may be that passes only whole: one that goes beyond it is streamed in
+    /// parts. It is at least [`HEADER_LEN`] bytes long then.
     ///
     /// # Errors
     /// A header that no server or client would send. What came before it has passed; the stream ends here.
