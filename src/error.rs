@@ -15,6 +15,8 @@ pub enum Code {
     HoldExpired,
     /// The transaction has failed, and the request is not its end.
     InFailedTransaction,
+    /// Notifications came faster than the client took them.
+    ListenerOverrun,
     /// No replica (and no permitted primary) within the hold time.
     NoReplica,
     /// The named pod could not be reached within the hold time.
@@ -95,12 +97,13 @@ pub struct Entry {
 
 impl Code {
     /// Every code, in alphabetical order.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::AuthFailed,
         Self::BackendRefused,
         Self::CommitUnknown,
         Self::HoldExpired,
         Self::InFailedTransaction,
+        Self::ListenerOverrun,
         Self::NoReplica,
         Self::NoSuchPod,
         Self::Pinned,
@@ -167,6 +170,15 @@ impl Code {
                 Client,
                 Useless,
                 "in_failed_transaction",
+            ),
+            Self::ListenerOverrun => line(
+                "54000",
+                Fatal,
+                "notifications came faster than the client took them",
+                "Connect again, LISTEN, and then look for what has changed meanwhile. A client that listens must read, and end its transactions.",
+                Client,
+                Helps,
+                "listener_overrun",
             ),
             Self::NoReplica => line(
                 "57P03",
