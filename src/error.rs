@@ -15,6 +15,8 @@ pub enum Code {
     HoldExpired,
     /// The transaction has failed, and the request is not its end.
     InFailedTransaction,
+    /// Notifications came faster than the client took them.
+    ListenerOverrun,
     /// No replica (and no permitted primary) within the hold time.
     NoReplica,
     /// The named pod could not be reached within the hold time.
@@ -103,6 +105,7 @@ impl Code {
         Self::CommitUnknown,
         Self::HoldExpired,
         Self::InFailedTransaction,
+        Self::ListenerOverrun,
         Self::NoReplica,
         Self::NoSuchPod,
         Self::Pinned,
@@ -170,6 +173,15 @@ impl Code {
                 Client,
                 Useless,
                 "in_failed_transaction",
+            ),
+            Self::ListenerOverrun => line(
+                "54000",
+                Fatal,
+                "notifications came faster than the client took them",
+                "Connect again, LISTEN, and then look for what has changed meanwhile. A client that listens must read, and end its transactions.",
+                Client,
+                Helps,
+                "listener_overrun",
             ),
             Self::NoReplica => line(
                 "57P03",

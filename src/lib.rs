@@ -17,7 +17,7 @@
 //! | | [`backend`] | how to reach and log in to one pod's PostgreSQL |
 //! | | [`net`] | sockets, TLS, one direction of a relay |
 //! | counters | [`metrics`], [`shutdown`] | numbers; stopping |
-//! | machines, pure | [`continuity`] | what a session has built up, what is in flight, when to leave and where to |
+//! | machines, pure | [`continuity`] | what a session has built up, what is in flight, when to leave and where to; who listens |
 //! | | [`topology`], [`auth`] | who is primary, provably; proofs of identity |
 //! | | [`wire`] | frames of the protocol, a small lexer of SQL |
 //! | ground, pure | [`config`], [`error`], [`ids`] | what was configured; what we may say to a client; names |
@@ -40,6 +40,11 @@
 //! [`continuity::survey`] what the statements may do twice → on the next backend, [`continuity::inquest`] and
 //! [`continuity::commit`] find out about a COMMIT in doubt → it is told, or the journal is fed once more and its answers
 //! checked up to where the client had come → the session goes on.
+//!
+//! # Life of a notification
+//! A session LISTENs: it subscribes to a channel at [`session::ear`], one task and one backend for all that listen in its
+//! database → [`continuity::ear::Ear`] says what to ask that backend and who wants what comes → the notification waits, in
+//! order and bounded, in the session's inbox. The primary changes: the ear is at the next one before the sessions are.
 //!
 //! # Life of a role change
 //! A pod's label or the leader object changes, a session finds its backend dead, or a probe answers something new →

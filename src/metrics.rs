@@ -138,6 +138,9 @@ pub struct Metrics {
     replays: IntCounterVec,
     commits: IntCounterVec,
     fenced: IntCounter,
+    listeners: IntGaugeVec,
+    notifications: IntCounter,
+    overruns: IntCounter,
     auth_failures: IntCounter,
     reloads: IntCounterVec,
     switchovers: IntCounterVec,
@@ -157,6 +160,12 @@ pub struct Metrics {
 pub struct SessionGauge {
     by_state: [IntGauge; SessionState::ALL.len()],
     state: SessionState,
+}
+
+/// One session in `pgmoor_listeners`; leaves the gauge when dropped.
+#[derive(Debug)]
+pub struct ListenerGauge {
+    listeners: IntGauge,
 }
 
 /// One session in `pgmoor_holds`; when dropped it leaves the gauge and its length is observed.
@@ -212,6 +221,13 @@ impl Metrics {
                 &["outcome"],
             )?,
             fenced: counter(r, "fenced_total", "Backends cut because their primary was superseded.")?,
+            listeners: gauges(r, "listeners", "Sessions that listen to channels.", &["cluster"])?,
+            notifications: counter(r, "notifications_total", "Notifications passed on to sessions.")?,
+            overruns: counter(
+                r,
+                "listener_overruns_total",
+                "Sessions that notifications came too fast for, and that had to end.",
+            )?,
             auth_failures: counter(r, "auth_failures_total", "Logins refused for a wrong user or password.")?,
             reloads: counters(r, "reloads_total", "Times the configuration was read again, by outcome.", &["outcome"])?,
             switchovers: counters(
@@ -326,6 +342,23 @@ impl Metrics {
         self.fenced.inc();
     }
 
+    /// Counts a session that listens in, until the guard is dropped.
+    pub fn listener(&self, cluster: &ClusterName) -> ListenerGauge {
+        let listeners = self.listeners.with_label_values(&[cluster.as_str()]);
+        listeners.inc();
+        ListenerGauge { listeners }
+    }
+
+    /// A notification was passed on to a session.
+    pub fn notified(&self) {
+        self.notifications.inc();
+    }
+
+    /// Notifications came too fast for a session.
+    pub fn overrun(&self) {
+        self.overruns.inc();
+    }
+
     /// A login was refused.
     pub fn auth_failed(&self) {
         self.auth_failures.inc();
@@ -413,6 +446,12 @@ impl SessionGauge {
 impl Drop for SessionGauge {
     fn drop(&mut self) {
         self.by_state[self.state as usize].dec();
+    }
+}
+
+impl Drop for ListenerGauge {
+    fn drop(&mut self) {
+        self.listeners.dec();
     }
 }
 

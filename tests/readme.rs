@@ -107,6 +107,7 @@ fn busy() -> Metrics {
     metrics.cancelled("forwarded");
     metrics.pinned("temp_object");
     metrics.fenced();
+    drop(metrics.listener(&"orders".into()));
     metrics.auth_failed();
     metrics.reloaded(Reload::Ok);
     metrics.replayed("replayed", "ok");

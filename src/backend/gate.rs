@@ -50,9 +50,26 @@ struct Gate {
     out: usize,
     /// Failures in a row; those of logins that ran side by side count once.
     setbacks: u32,
-    /// Who waits, by ticket: the lowest came first.
-    queue: BTreeMap<u64, oneshot::Sender<u32>>,
+    /// Who waits, by ticket: the lowest goes first.
+    queue: BTreeMap<Ticket, oneshot::Sender<u32>>,
     next_ticket: u64,
+}
+
+/// A place in a gate's queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Ticket {
+    rank: Rank,
+    /// Within the rank: the lower came first.
+    number: u64,
+}
+
+/// Who goes before whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    /// Others wait for this login.
+    First,
+    /// All others.
+    Common,
 }
 
 /// Leave to log in now: a turn. Dropped without a word (the login was given up) it only makes room for the next.
@@ -97,11 +114,20 @@ impl Gates {
 
     /// Waits for a turn, first come first served. Cancel safe: dropped, it leaves the queue or passes its turn on.
     pub async fn enter(&self, pod: &PodId) -> Permit {
+        self.take_turn(pod, Rank::Common).await
+    }
+
+    /// The same before all who came by [`Self::enter`]: for a login that those wait for.
+    pub async fn enter_first(&self, pod: &PodId) -> Permit {
+        self.take_turn(pod, Rank::First).await
+    }
+
+    async fn take_turn(&self, pod: &PodId, rank: Rank) -> Permit {
         let (ticket, turn) = {
             let mut pods = self.shared.pods.lock();
             let gate = self.gate(&mut pods, pod);
             let (give, turn) = oneshot::channel();
-            let ticket = gate.next_ticket;
+            let ticket = Ticket { rank, number: gate.next_ticket };
             gate.next_ticket += 1;
             gate.queue.insert(ticket, give);
             gate.give_turns();
@@ -207,7 +233,7 @@ impl Drop for Permit {
 struct Place<'a> {
     gates: &'a Gates,
     pod: &'a PodId,
-    ticket: u64,
+    ticket: Ticket,
     /// `None` once the turn was taken.
     turn: Option<oneshot::Receiver<u32>>,
 }

@@ -15,6 +15,7 @@
 pub mod ask;
 pub mod carried;
 pub mod commit;
+pub mod ear;
 mod foresight;
 pub mod guard;
 pub mod inquest;

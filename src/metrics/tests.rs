@@ -126,6 +126,20 @@ fn what_happened_is_counted_under_its_label() {
 }
 
 #[test]
+fn listeners_are_counted_while_they_listen() {
+    let metrics = Metrics::new().unwrap();
+    let listener = metrics.listener(&ClusterName::new("orders"));
+    let now = || value(&metrics, r#"pgmoor_listeners{cluster="orders"}"#);
+    assert_eq!(now(), Some(1.0));
+    drop(listener);
+    assert_eq!(now(), Some(0.0));
+    metrics.notified();
+    metrics.overrun();
+    assert_eq!(value(&metrics, "pgmoor_notifications_total"), Some(1.0));
+    assert_eq!(value(&metrics, "pgmoor_listener_overruns_total"), Some(1.0));
+}
+
+#[test]
 fn planned_moves_are_counted_by_cluster() {
     let metrics = Metrics::new().unwrap();
     let cluster = ClusterName::new("orders");

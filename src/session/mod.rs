@@ -3,6 +3,7 @@
 mod answer;
 mod ask;
 pub mod dice;
+pub mod ear;
 mod handshake;
 mod join;
 mod life;

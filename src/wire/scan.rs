@@ -25,6 +25,9 @@ impl Interest {
     /// No tag at all.
     pub const NONE: Self = Self([0; 4]);
 
+    /// Every tag.
+    pub const ALL: Self = Self([u64::MAX; 4]);
+
     /// The same set and `tags`.
     #[must_use]
     pub const fn with(self, tags: &[u8]) -> Self {

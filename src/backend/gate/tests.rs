@@ -72,6 +72,26 @@ fn turns_go_in_order_and_a_wider_gate_lets_in_more() {
 }
 
 #[test]
+fn who_is_waited_for_goes_before_the_others() {
+    let (gates, pod) = narrow();
+    let running = now(gates.enter(&pod));
+    let mut common = pin!(gates.enter(&pod));
+    let mut first = pin!(gates.enter_first(&pod));
+    let mut second = pin!(gates.enter_first(&pod));
+    assert!(
+        poll(common.as_mut()).is_pending() && poll(first.as_mut()).is_pending() && poll(second.as_mut()).is_pending()
+    );
+    drop(running);
+    assert!(poll(common.as_mut()).is_pending() && poll(second.as_mut()).is_pending());
+    let Poll::Ready(turn) = poll(first.as_mut()) else { panic!("first") };
+    drop(turn);
+    assert!(poll(common.as_mut()).is_pending());
+    let Poll::Ready(turn) = poll(second.as_mut()) else { panic!("second") };
+    drop(turn);
+    assert!(poll(common.as_mut()).is_ready());
+}
+
+#[test]
 fn a_waiter_that_leaves_loses_no_turn() {
     let (gates, pod) = narrow();
     let running = now(gates.enter(&pod));
@@ -280,7 +300,7 @@ fn one_who_is_just_leaving_is_given_no_turn() {
     let (give, ear) = oneshot::channel();
     drop(ear);
     gates.at(&pod, |gate| {
-        gate.queue.insert(gate.next_ticket, give);
+        gate.queue.insert(Ticket { rank: Rank::Common, number: gate.next_ticket }, give);
         gate.next_ticket += 1;
     });
     let mut last = pin!(gates.enter(&pod));
