@@ -99,7 +99,7 @@ pub struct Entry {
 
 impl Code {
     /// Every code, in alphabetical order.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::AuthFailed,
         Self::BackendRefused,
         Self::CommitUnknown,

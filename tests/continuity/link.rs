@@ -191,22 +191,6 @@ impl Link {
         }
     }
 
-    /// Whether the server has an unnamed statement.
-    pub(crate) fn has_unnamed(&mut self) -> bool {
-        let mut packet = BytesMut::new();
-        write::describe(&mut packet, Target::Statement, "");
-        write::sync(&mut packet);
-        self.stream.write_all(&packet).unwrap();
-        let mut there = true;
-        loop {
-            match self.frame().unwrap().0 {
-                backend::ERROR_RESPONSE => there = false,
-                backend::READY_FOR_QUERY => return there,
-                _ => {}
-            }
-        }
-    }
-
     fn frame(&mut self) -> Result<(u8, Vec<u8>), String> {
         loop {
             let word: Vec<u8> = self.unread.iter().skip(1).take(4).copied().collect();
