@@ -67,7 +67,7 @@ bench: ## pgmoor's speed beside PgBouncer's, HAProxy's and PostgreSQL's own (as 
 	cargo bench --bench proxies
 
 # Valgrind counts; a noisy machine does not matter.
-bench-micro: ## instructions of the byte path's small parts, beside those written down; UPDATE=1 accepts the new ones
+bench-micro: ## instructions of the byte path's parts, beside those written down; UPDATE=1 accepts the new ones
 	@command -v valgrind >/dev/null || { echo "it needs valgrind: apt-get install valgrind" >&2; exit 1; }
 	cargo bench --bench micro
 

@@ -2,9 +2,12 @@
 //! `make bench-micro`; `UPDATE=1` accepts what was counted.
 //!
 //! Each case runs in a process of its own under Valgrind, once many times and once not at all: the difference is the case's.
+//! At the end the whole of pgmoor does.
 #![allow(clippy::disallowed_methods, reason = "the machine's clock has to start somewhere; nothing here measures time")]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "the table")]
 
+#[path = "../../tests/support/postgres.rs"]
+mod postgres;
 #[allow(clippy::unwrap_used, reason = "tests' own; what is used of it cannot fail")]
 #[path = "../../tests/support/raw.rs"]
 mod raw;
@@ -14,6 +17,7 @@ mod trouble;
 
 mod cases;
 mod counts;
+mod whole;
 
 use std::process::{Command, ExitCode};
 
@@ -66,20 +70,15 @@ fn compare() -> Result<bool> {
     println!("{:<52} {:>10} {:>10} {:>8}", "instructions", "before", "now", "");
     let mut now = Counts::empty();
     let mut good = true;
+    let mut show = |name: &str, count: u64| {
+        good &= line(name, known.get(name), count);
+        now.set(name, count);
+    };
     for case in CASES {
-        let count = count(case)?;
-        let before = known.get(case.0);
-        let change = before.map(|before| count as f64 / before as f64 - 1.0);
-        let verdict = match change {
-            None => "new",
-            Some(change) if change > MARGIN => "TOO MANY",
-            Some(_) => "",
-        };
-        good &= verdict.is_empty();
-        let before = before.map_or_else(|| "–".to_owned(), |before| before.to_string());
-        let change = change.map_or_else(String::new, |change| format!("{:+.1} %", change * 100.0));
-        println!("{:<52} {before:>10} {count:>10} {change:>8} {verdict}", case.0);
-        now.set(case.0, count);
+        show(case.0, count(case)?);
+    }
+    for (name, count) in whole::all()? {
+        show(name, count);
     }
     if update {
         now.save()?;
@@ -88,6 +87,20 @@ fn compare() -> Result<bool> {
         println!("accept it with UPDATE=1 make bench-micro, if it has to be");
     }
     Ok(good || update)
+}
+
+/// Shows one count beside what is written down. `false`: it is new, or more than it should be.
+fn line(name: &str, before: Option<u64>, count: u64) -> bool {
+    let change = before.map(|before| count as f64 / before as f64 - 1.0);
+    let verdict = match change {
+        None => "new",
+        Some(change) if change > MARGIN => "TOO MANY",
+        Some(_) => "",
+    };
+    let before = before.map_or_else(|| "–".to_owned(), |before| before.to_string());
+    let change = change.map_or_else(String::new, |change| format!("{:+.1} %", change * 100.0));
+    println!("{name:<52} {before:>10} {count:>10} {change:>8} {verdict}");
+    verdict.is_empty()
 }
 
 /// Instructions for doing it once.

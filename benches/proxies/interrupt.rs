@@ -1,6 +1,6 @@
 //! Ctrl-C and SIGTERM: the turn that runs is the last one, what was measured is reported, and everything is cleaned up.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::OnceLock;
 use std::thread;
 
 use tokio::runtime;
@@ -8,7 +8,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::trouble::Result;
 
-static SEEN: AtomicBool = AtomicBool::new(false);
+static SEEN: OnceLock<&str> = OnceLock::new();
 
 /// Listens from now on.
 pub(crate) fn listen() -> Result<()> {
@@ -19,17 +19,17 @@ pub(crate) fn listen() -> Result<()> {
     };
     thread::spawn(move || {
         runtime.block_on(async {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-            }
-            SEEN.store(true, Ordering::Relaxed);
+            let seen = tokio::select! {
+                _ = interrupt.recv() => "SIGINT",
+                _ = terminate.recv() => "SIGTERM",
+            };
+            let _ = SEEN.set(seen);
         });
     });
     Ok(())
 }
 
-/// Whether it is time to end.
-pub(crate) fn seen() -> bool {
-    SEEN.load(Ordering::Relaxed)
+/// The signal that came, if it is time to end.
+pub(crate) fn seen() -> Option<&'static str> {
+    SEEN.get().copied()
 }

@@ -45,18 +45,15 @@ pub(crate) struct Used {
 
 impl Meter<'_> {
     pub(crate) fn look(&self) -> Look {
-        let here = std::process::id();
-        let client = match self.client {
-            Client::Tree(pid) => pid,
-            Client::Here => here,
-        };
-        // What the harness itself has started is found below the others; of it, only itself is looked at.
-        let others = [self.server, client].into_iter().chain(self.proxy.unwrap_or_default().iter().copied());
-        let roots: Vec<u32> = others.filter(|pid| *pid != here).collect();
+        let mut roots = self.proxy.unwrap_or_default().to_vec();
+        roots.push(self.server);
+        if let Client::Tree(pid) = self.client {
+            roots.push(pid);
+        }
         let (at, trees, machine) = (Instant::now(), Trees::now(&roots), machine_busy());
         let client = match self.client {
             Client::Tree(pid) => trees.cpu(&[pid]),
-            Client::Here => alone(here),
+            Client::Here => alone(std::process::id()),
         };
         let proxy = self.proxy.map(|pids| trees.cpu(pids));
         Look { at, proxy, server: trees.cpu(&[self.server]), client, machine }

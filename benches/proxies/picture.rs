@@ -29,7 +29,7 @@ const OURS: &str = "#2f9e78";
 
 /// The picture as SVG, or nothing where nothing of it was measured.
 pub(crate) fn draw(book: &Book, targets: &[Target]) -> Option<String> {
-    let names: Vec<&str> = targets
+    let mut names: Vec<&str> = targets
         .iter()
         .filter(|target| target.is_peer() || target.name == "pgmoor")
         .map(|target| target.name.as_str())
@@ -42,6 +42,7 @@ pub(crate) fn draw(book: &Book, targets: &[Target]) -> Option<String> {
         Row { name: row, unit: if figure(row) == Figure::ByteCpu { "ns/B" } else { "µs" }, bars: bars.collect() }
     };
     let rows: Vec<Row<'_>> = ROWS.into_iter().map(bars).filter(|row| !row.bars.is_empty()).collect();
+    names.retain(|name| rows.iter().any(|row| row.bars.iter().any(|(other, _)| other == name)));
     let mut text = String::new();
     (!rows.is_empty() && svg(&mut text, &names, &rows).is_ok()).then_some(text)
 }
@@ -59,7 +60,9 @@ fn svg(text: &mut String, names: &[&str], rows: &[Row<'_>]) -> Result {
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{height}\" \
          viewBox=\"0 0 {WIDTH} {height}\" font-family=\"sans-serif\" font-size=\"11\" role=\"img\">\n\
          <title>CPU of the proxy for one transaction, less is better</title>\n\
-         <style>text {{ fill: #24292f }} @media (prefers-color-scheme: dark) {{ text {{ fill: #d0d7de }} }}</style>\n\
+         <style>text {{ fill: #768390 }}\n\
+         @media (prefers-color-scheme: light) {{ text {{ fill: #24292f }} }}\n\
+         @media (prefers-color-scheme: dark) {{ text {{ fill: #d0d7de }} }}</style>\n\
          <text x=\"4\" y=\"16\" font-size=\"14\" font-weight=\"bold\">CPU of the proxy: less is better</text>"
     )?;
     let mut x = 4.0;

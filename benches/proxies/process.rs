@@ -96,12 +96,14 @@ struct Usage {
 impl Trees {
     /// These processes and all below them.
     pub(crate) fn now(roots: &[u32]) -> Self {
+        // Not every kernel tells a process's children (CONFIG_PROC_CHILDREN): then every process has to be looked at.
+        let tells = Path::new("/proc/thread-self/children").exists();
+        let mut next = if tells { roots.to_vec() } else { numbers("/proc").collect() };
         let mut all = BTreeMap::new();
-        let mut next = if lists_children() { roots.to_vec() } else { every_process() };
         while let Some(pid) = next.pop() {
             if let Some(usage) = usage(pid)
                 && all.insert(pid, usage).is_none()
-                && lists_children()
+                && tells
             {
                 next.extend(children(pid));
             }
@@ -136,15 +138,6 @@ impl Trees {
 /// CPU seconds of one process, without its children.
 pub(crate) fn alone(pid: u32) -> f64 {
     usage(pid).map_or(0.0, |usage| usage.own as f64 / TICKS_PER_SECOND)
-}
-
-/// Whether this kernel tells a process's children (CONFIG_PROC_CHILDREN); else every process has to be looked at.
-fn lists_children() -> bool {
-    Path::new("/proc/thread-self/children").exists()
-}
-
-fn every_process() -> Vec<u32> {
-    numbers("/proc").collect()
 }
 
 fn children(pid: u32) -> Vec<u32> {

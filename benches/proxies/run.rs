@@ -27,8 +27,8 @@ pub(crate) struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    /// All rounds. `false`: it was interrupted.
-    pub(crate) fn rounds(&mut self, workloads: &[Workload]) -> bool {
+    /// All rounds, if no signal ends them.
+    pub(crate) fn rounds(&mut self, workloads: &[Workload]) {
         let prepares = self.programs.pgbouncer.as_ref().is_some_and(PgBouncer::prepares);
         let pairs: Vec<Vec<&Target>> = workloads
             .iter()
@@ -46,7 +46,6 @@ impl Bench<'_> {
                     let target = takers[(turn + round + place) % takers.len()];
                     done += 1;
                     let said = match self.turn_again(round, workload, target) {
-                        _ if interrupt::seen() => return false,
                         Ok(said) => said,
                         Err(trouble) => {
                             self.book.complain(format!("{}, {}: {trouble}", workload.name, target.name));
@@ -55,10 +54,14 @@ impl Bench<'_> {
                     };
                     let seconds = began.elapsed().as_secs();
                     eprintln!("[{seconds:4} s, {done}/{whole}] {:<17} {:<13} {said}", workload.name, target.name);
+                    if let Some(signal) = interrupt::seen() {
+                        self.book
+                            .complain(format!("the run was ended by {signal}, and the turn before it may have been"));
+                        return;
+                    }
                 }
             }
         }
-        true
     }
 
     /// One turn; once more if the machine had no time for it.

@@ -106,6 +106,8 @@ impl Workload {
         match &target.kind {
             Kind::Direct => !matches!(self.who, Who::Pools | Who::Proxies),
             Kind::Haproxy => self.who != Who::Pools,
+            // It is not fresh, so what idle clients cost it cannot be told.
+            Kind::Given(_) if matches!(self.work, Work::Idle { .. }) => false,
             Kind::Given(peer) => !matches!(self.who, Who::Pools | Who::Proxies) || peer.pid.is_some(),
             Kind::PgBouncer { processes } => (prepares || !self.prepares()) && (*processes == 1 || second),
             Kind::Pgmoor(moor) if !moor.carries => matches!(self.who, Who::All | Who::Plain),
