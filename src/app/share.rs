@@ -11,6 +11,7 @@ use crate::metrics::Metrics;
 use crate::net::Dial;
 use crate::net::tls::{ClientCerts, ServerFiles, TlsAcceptor, TlsError};
 use crate::session::dice::Dice;
+use crate::session::ear::Ears;
 use crate::session::people::People;
 use crate::session::{Realm, Shared, Terms};
 use crate::shutdown::ShutdownWatch;
@@ -27,7 +28,10 @@ pub(super) fn first(
 ) -> Result<Shared, TlsError> {
     let (limits, continuity) = (&config.limits, &config.continuity);
     let width = |logins: usize| u32::try_from(logins).unwrap_or(u32::MAX);
+    let gates = Gates::new(Pace { start: width(continuity.release_start), max: width(continuity.release_max) });
+    let dial = Dial::default();
     Ok(Shared {
+        ears: Ears::new(gates.clone(), dial.clone(), Arc::clone(&metrics), shutdown.clone()),
         realms,
         people: Arc::new(People::new(&config.auth)),
         acceptor: acceptor(&config.tls)?,
@@ -35,10 +39,10 @@ pub(super) fn first(
         ro_falls_back: config.routing.ro_falls_back,
         zone: config.routing.zone.clone(),
         terms: terms(config),
-        gates: Gates::new(Pace { start: width(continuity.release_start), max: width(continuity.release_max) }),
+        gates,
         pools: Pools::new(bounds(config)),
         seen: Arc::default(),
-        dial: Dial::default(),
+        dial,
         dice: Dice::default(),
         registry: Arc::default(),
         half_open: places(limits.startup_sessions),

@@ -134,6 +134,8 @@ pub struct Papers {
     pub plans: Plans,
     /// What its unnamed statement is.
     pub unnamed: Option<StatementKey>,
+    /// LISTEN was run on it, by a session that hears elsewhere.
+    pub listened: bool,
     /// When it is too old.
     pub until: Instant,
 }
@@ -154,6 +156,7 @@ impl Papers {
             guard: Known::default(),
             plans: Plans::default(),
             unnamed: None,
+            listened: false,
             until,
         }
     }

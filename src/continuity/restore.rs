@@ -58,18 +58,20 @@ pub enum Progress {
 impl Restore {
     /// The way from a freshly logged-in backend to `state`. `aborted`: inside a transaction that has failed.
     pub fn new(state: &State, aborted: bool) -> Self {
-        Self::between(&Setup::default(), state, aborted)
+        Self::between(&Setup::default(), state, aborted, true)
     }
 
-    /// The way from a backend that was set to something else already.
+    /// The way from a backend that was set to something else already. `listens`: on this backend, and not elsewhere.
     ///
     /// The requests behind the packet may be sent with it: if a setting cannot be made, they find a failed transaction and are
     /// not run, unless they begin with its end.
-    pub fn between(setup: &Setup, state: &State, aborted: bool) -> Self {
+    pub fn between(setup: &Setup, state: &State, aborted: bool, listens: bool) -> Self {
         let mut restore = Self { packet: BytesMut::new(), steps: VecDeque::new(), error: None, simple: false };
         restore.settings(&setup.transactional, state.settled());
         restore.statements(setup, state);
-        restore.channels(&setup.transactional, state);
+        if listens {
+            restore.channels(&setup.transactional, state);
+        }
         if aborted {
             restore.abort();
         }

@@ -23,6 +23,7 @@ use crate::topology::evidence::Suspicion;
 use crate::topology::routing::RoutingTable;
 use crate::wire::TxStatus;
 
+use super::ear::{Ears, Home};
 use super::talk::{Broken, Talk};
 
 /// From one question about a COMMIT's outcome to the next.
@@ -38,6 +39,10 @@ pub(super) struct Order {
     pub(super) state: State,
     /// Inside a transaction that has failed.
     pub(super) aborted: bool,
+    /// It listens on its backend, and not elsewhere.
+    pub(super) listens: bool,
+    /// What listens for others goes to a new primary before them.
+    pub(super) ears: Option<(Ears, Home)>,
     /// How old a backend may become.
     pub(super) lifetime: Duration,
     pub(super) gates: Gates,
@@ -111,6 +116,9 @@ pub(super) async fn join(mut order: Order) -> Result<Joined, JoinError> {
 
 /// Logs a new backend in.
 async fn open(order: Order, slot: Slot) -> Result<Joined, JoinError> {
+    if let Some((ears, home)) = &order.ears {
+        ears.ready(home, &order.target.pod).await;
+    }
     let permit = order.gates.enter(&order.target.pod).await;
     let began = Instant::now();
     let backend = match backend::connect(&order.target, &order.identity.login(), began + order.timeout).await {
@@ -157,7 +165,7 @@ async fn bring(
         }
         verdict = Some(found);
     }
-    let way = Restore::between(&papers.setup, &state, order.aborted);
+    let way = Restore::between(&papers.setup, &state, order.aborted, order.listens);
     let began = Instant::now();
     let restored = timeout_at(began + order.timeout, restore(&mut talk, way)).await;
     let restored = restored.unwrap_or_else(|_| Err(while_talking("restoring", Broken::Late)));

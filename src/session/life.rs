@@ -28,10 +28,11 @@ use crate::wire::TxStatus;
 use crate::wire::message::write::backend as write;
 
 use super::ask::ask;
+use super::ear::Home;
 use super::handshake::Client;
 use super::join::{Case, JoinError, Joined, Order, join};
 use super::registry::Place;
-use super::relay::{Event, Relay};
+use super::relay::{Event, Listening, Relay};
 use super::{LAST_WORD, Realm, Shared, answer};
 
 mod parting;
@@ -71,6 +72,10 @@ pub(super) struct Life {
     draining: bool,
     /// The pod it has a backend on.
     berth: Option<PodId>,
+    /// The pod it had one on last.
+    last: Option<PodId>,
+    /// Its database.
+    home: Home,
     /// The pins it has, as counted.
     pins: Pins,
     /// Why it left its last backend: the label of the switch it is in.
@@ -118,13 +123,21 @@ impl Life {
             retry_first: RETRY.0,
             retry_most: RETRY.1,
         };
-        let name = client.identity.name.as_deref();
+        let identity = Arc::new(client.identity);
+        let home = Home::new(&client.realm.name, &identity.database);
+        let listening = (terms.pools && writes).then(|| {
+            let own = place.key().process_id;
+            let (ears, realm) = (shared.ears.clone(), Arc::clone(&client.realm));
+            Listening::new(ears, realm, Arc::clone(&identity), own, terms.connect)
+        });
+        let name = identity.name.as_deref();
+        let relay = Relay::new(client.stream, &client.leftover, &shared, name, writes, listening);
         Self {
-            relay: Relay::new(client.stream, &client.leftover, &shared, name, writes),
+            relay,
             machine: Continuity::new(settings),
             routes: client.realm.routes.clone(),
             realm: client.realm,
-            identity: Arc::new(client.identity),
+            identity,
             place,
             gauge,
             joining: None,
@@ -135,6 +148,8 @@ impl Life {
             greeted: false,
             draining: false,
             berth: None,
+            last: None,
+            home,
             pins: Pins::default(),
             reason: "startup",
             wanted_at: Instant::now(),
@@ -217,7 +232,7 @@ impl Life {
         let deadline = self.machine.poll_timeout().map(Instant::from_std);
         let deadline = deadline.into_iter().chain(self.replay_until).min();
         let free = self.relay.state.pins().is_empty();
-        let lends = free && self.shared.terms.pools && !self.relay.state.listens();
+        let lends = free && self.shared.terms.pools && !self.relay.keeps_for_channels();
         let leave = self.draining || lends || (self.machine.is_leaving() && free);
         let waiting = matches!(self.machine.stage(), Stage::Joining { .. } | Stage::Holding(_));
         let attached = matches!(self.machine.stage(), Stage::Attached { .. } | Stage::Leaving { .. });
@@ -330,7 +345,7 @@ impl Life {
             }
         });
         match answer {
-            Answer::Now(Grant::Backend(parked, slot)) if self.greeted && self.relay.may_board() => {
+            Answer::Now(Grant::Backend(parked, slot)) if self.greeted && self.may_board(&pod) => {
                 self.board(*parked, slot);
             }
             answer => {
@@ -338,6 +353,17 @@ impl Life {
                 self.await_backend(pod, address, answer);
             }
         }
+    }
+
+    /// What listens for this session is its database's ear.
+    fn hears(&self) -> bool {
+        self.shared.terms.pools && *self.machine.need() == Need::Write
+    }
+
+    /// An idle backend can be taken at once. On a pod that is new to this session, what listens for others comes first.
+    fn may_board(&self, pod: &PodId) -> bool {
+        let known = self.last.as_ref() == Some(pod);
+        self.relay.may_board() && (known || !self.hears() || self.shared.ears.is_ready(&self.home, pod))
     }
 
     fn pool_of(&mut self, pod: &PodId) -> Arc<Pool> {
@@ -360,11 +386,14 @@ impl Life {
             tenure: self.tenure,
             until: patience,
         });
+        let hears = self.hears();
         let order = Order {
             target: Target { pod, address, tls, dial: self.shared.dial.clone() },
             identity: Arc::clone(&self.identity),
             answer,
             state: self.relay.state.clone(),
+            listens: !hears,
+            ears: hears.then(|| (self.shared.ears.clone(), self.home.clone())),
             aborted: self.relay.pipeline.status() == TxStatus::Failed,
             lifetime: self.shared.dice.about(self.shared.terms.lifetime),
             case,
@@ -380,6 +409,7 @@ impl Life {
     fn board(&mut self, parked: Parked, slot: Slot) {
         let Parked { stream, papers } = parked;
         self.berth = Some(papers.berth.target.pod.clone());
+        self.last.clone_from(&self.berth);
         self.place.moor(Some(Arc::clone(&papers.berth)));
         self.slot = Some(slot);
         self.relay.board(stream, papers);
@@ -399,6 +429,7 @@ impl Life {
         self.relay.pipeline.settle(status);
         self.slot = Some(slot);
         self.berth = Some(berth.target.pod.clone());
+        self.last.clone_from(&self.berth);
         self.place.moor(Some(berth));
         if !self.greeted {
             self.greet();
@@ -482,7 +513,7 @@ impl Life {
         }
         if self.machine.is_leaving() {
             self.leave().await;
-        } else if self.shared.terms.pools && !self.relay.state.listens() {
+        } else if self.shared.terms.pools && !self.relay.keeps_for_channels() {
             self.give_back();
             self.decide(Input::Left);
         }
@@ -521,7 +552,7 @@ impl Life {
 
     /// A session that listens, or that has a lost transaction to run again, wants a backend even while its client is silent.
     fn want_if_needed(&mut self) {
-        if self.relay.state.listens() || self.relay.is_open() {
+        if self.relay.keeps_for_channels() || self.relay.is_open() {
             self.want();
         }
     }

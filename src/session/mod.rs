@@ -38,6 +38,7 @@ use crate::topology::routing::RoutingTable;
 use crate::wire::CancelKey;
 
 use dice::Dice;
+use ear::Ears;
 use handshake::{Arrival, Refusal};
 use people::People;
 use registry::Registry;
@@ -67,6 +68,8 @@ pub struct Shared {
     pub gates: Gates,
     /// Backends that are open, and who is next.
     pub pools: Pools,
+    /// What listens for sessions that have no backend of their own.
+    pub ears: Ears,
     /// Texts without a name that were seen lately.
     pub seen: Arc<Seen>,
     /// How connections to pods are opened.

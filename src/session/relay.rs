@@ -33,10 +33,12 @@ use super::{Shared, answer};
 use guard::{End, Guard};
 use replay::Lost;
 
+pub(super) use listen::Listening;
 pub(super) use replay::Fate;
 
 mod begin;
 mod guard;
+mod listen;
 mod observe;
 mod replay;
 mod requests;
@@ -182,6 +184,8 @@ pub(super) struct Relay {
     setting_up: Option<Box<Restore>>,
     /// That failed: what was sent behind it was not run.
     unrun: bool,
+    /// How it listens without a backend of its own; `None`: on its backend.
+    listening: Option<Box<Listening>>,
     /// What a request means is open before an earlier one is answered.
     waits: bool,
     /// The backend was joined for a request that has not been sent yet.
@@ -190,7 +194,14 @@ pub(super) struct Relay {
 
 impl Relay {
     /// A logged-in client, no backend yet. `leftover`: bytes it sent beyond its login. `name`: its `application_name`.
-    pub(super) fn new(client: Stream, leftover: &[u8], shared: &Shared, name: Option<&str>, writes: bool) -> Self {
+    pub(super) fn new(
+        client: Stream,
+        leftover: &[u8],
+        shared: &Shared,
+        name: Option<&str>,
+        writes: bool,
+        listening: Option<Listening>,
+    ) -> Self {
         let terms = &shared.terms;
         let limit = u32::try_from(terms.message_size).unwrap_or(u32::MAX);
         let mut up = Pipe::new(FROM_CLIENT, limit);
@@ -226,6 +237,7 @@ impl Relay {
             setting_up: None,
             unrun: false,
             waits: false,
+            listening: listening.map(Box::new),
             fresh: false,
         }
     }
@@ -258,7 +270,7 @@ impl Relay {
 
     /// Takes an idle backend of the pool, which is brought to this session's state with the first request.
     pub(super) fn board(&mut self, stream: Stream, mut papers: Papers) {
-        let way = Restore::between(&papers.setup, &self.state, false);
+        let way = Restore::between(&papers.setup, &self.state, false, self.listening.is_none());
         papers.unnamed = papers.unnamed.filter(|_| !way.ends_unnamed());
         if way.is_empty() {
             return self.attach(stream, &[], papers);
@@ -297,6 +309,7 @@ impl Relay {
         let known = self.is_idle()
             && self.down.is_empty()
             && !self.ended
+            && !self.papers.as_ref().is_some_and(|papers| papers.listened)
             && self.farewell != Farewell::Sent
             && !self.state.in_doubt()
             && self.state.pins().is_empty();
@@ -379,6 +392,9 @@ impl Relay {
                 Err(event) => return Poll::Ready(event),
             }
             self.tell_asides();
+            if let Err(event) = self.tell_heard(cx) {
+                return Poll::Ready(event);
+            }
             if self.withheld && !self.is_replaying() && self.up.is_drained() && self.down.is_drained() {
                 return Poll::Ready(Event::Question);
             }
@@ -390,10 +406,11 @@ impl Relay {
                 Ok(moved) => moved,
                 Err(event) => return Poll::Ready(event),
             };
+            let confirmed = self.poll_ear(cx);
             // All that it was joined for is on its way, or needed no backend after all.
             let served = self.fresh && self.up.unseen() == 0;
             self.fresh &= !served;
-            if !heard && !asked && !served {
+            if !heard && !asked && !served && !confirmed {
                 return Poll::Pending;
             }
         }
@@ -510,6 +527,9 @@ impl Relay {
             };
             if let Poll::Ready(Err(_)) = self.down.poll_drain(cx, &mut self.client) {
                 return Poll::Ready(Event::ClientGone);
+            }
+            if let Err(event) = self.tell_heard(cx) {
+                return Poll::Ready(event);
             }
             if demand {
                 return Poll::Ready(Event::Demand);

@@ -12,6 +12,7 @@ use pgmoor::metrics::Metrics;
 use pgmoor::net::tls::BackendTls;
 use pgmoor::net::{Dial, Stream};
 use pgmoor::session::dice::Dice;
+use pgmoor::session::ear::Ears;
 use pgmoor::session::people::People;
 use pgmoor::session::registry::Registry;
 use pgmoor::session::{self, Realm, Shared, Terms};
@@ -169,7 +170,9 @@ impl World {
         };
         let auth = config::Auth { method: AuthMethod::Trust, users: config::Users::default() };
         let [half_open, places, held] = self.places.clone();
+        let dial = dial(&self.cluster, self.rng.fork());
         Arc::new(Shared {
+            ears: Ears::new(self.gates.clone(), dial.clone(), Arc::clone(&self.metrics), watch.clone()),
             realms: vec![Arc::new(realm)],
             people: Arc::new(People::new(&auth)),
             acceptor: None,
@@ -180,7 +183,7 @@ impl World {
             gates: self.gates.clone(),
             pools: self.pools.clone(),
             seen: Arc::clone(&self.seen),
-            dial: dial(&self.cluster, self.rng.fork()),
+            dial,
             dice: self.dice.clone(),
             registry: Arc::clone(&self.registry),
             half_open,

@@ -30,6 +30,8 @@ pub(crate) struct Reply {
     pub(crate) parameters: Vec<(String, String)>,
     /// NotificationResponse: channel and payload.
     pub(crate) notifications: Vec<(String, String)>,
+    /// The processes that have sent these.
+    pub(crate) senders: Vec<u32>,
     /// The tag of every frame, in order.
     pub(crate) tags: String,
     /// Of the ReadyForQuery; a blank if the connection ended.
@@ -164,6 +166,7 @@ impl Raw {
                 reply.parameters.push((pair.next().unwrap(), pair.next().unwrap()));
             }
             b'A' => {
+                reply.senders.push(u32::from_be_bytes(*body.first_chunk().unwrap()));
                 let mut pair = texts(&body[4..]).into_iter();
                 reply.notifications.push((pair.next().unwrap(), pair.next().unwrap()));
             }

@@ -46,8 +46,8 @@ fn nothing_to_carry_is_nothing_to_send() {
 fn way(left: &[&str], wants: &[&str]) -> Vec<String> {
     let (mut left, wants) = (state_after(left), state_after(wants));
     let setup = Setup::left_by(&mut left);
-    assert_eq!(setup.fits(&wants), Restore::between(&setup, &wants, false).is_empty());
-    messages(&Restore::between(&setup, &wants, false))
+    assert_eq!(setup.fits(&wants), Restore::between(&setup, &wants, false, true).is_empty());
+    messages(&Restore::between(&setup, &wants, false, true))
 }
 
 #[test]
@@ -85,7 +85,7 @@ fn a_shared_statement_waits_until_it_is_used() {
     state.make_own(b"s");
     assert_eq!(messages(&Restore::new(&state, false)), ["P", "S"], "SQL has spoken of it");
     let setup = Setup::left_by(&mut state);
-    assert_eq!(messages(&Restore::between(&setup, &State::new(10), false)), ["C", "S"]);
+    assert_eq!(messages(&Restore::between(&setup, &State::new(10), false, true)), ["C", "S"]);
 }
 
 #[test]
@@ -100,7 +100,7 @@ fn a_name_is_the_session_s_own_even_after_a_reset() {
         state.ready(TxStatus::Idle);
         let setup = Setup::left_by(&mut state);
         let expected = "BEGIN;SELECT pg_catalog.set_config('application_name','moor',false);COMMIT";
-        assert_eq!(messages(&Restore::between(&setup, &state, false)), [expected], "{reset}");
+        assert_eq!(messages(&Restore::between(&setup, &state, false, true)), [expected], "{reset}");
     }
 }
 

@@ -16,6 +16,7 @@ use crate::wire::scan::Step;
 use crate::wire::{HEADER_LEN, TxStatus, backend};
 
 use super::guard::{Guard, Told};
+use super::listen::Listening;
 use super::{Event, FROM_BACKEND, Relay};
 use crate::continuity::plans::{DIGITS, PREFIX};
 
@@ -54,6 +55,11 @@ impl Relay {
             let (count, verdict) = match self.down.step() {
                 Ok(Step::Wait) => return Ok(()),
                 Ok(Step::Pass(count)) => (count, Verdict::Pass),
+                Ok(Step::Frame { tag: backend::READY_FOR_QUERY, body: b"I" })
+                    if self.listening.as_deref_mut().is_some_and(Listening::holds_end) =>
+                {
+                    return Ok(());
+                }
                 Ok(Step::Frame { tag: backend::READY_FOR_QUERY, body: b"I" }) if leaves_doubt => {
                     self.withheld = true;
                     return Ok(());
@@ -66,6 +72,7 @@ impl Relay {
                         told: (!holding).then_some(&mut self.told),
                         papers: self.papers.as_mut(),
                         setting_up: self.setting_up.as_deref_mut(),
+                        listening: self.listening.as_deref_mut(),
                         dying: &mut self.dying,
                         read_only_hit: &mut self.read_only_hit,
                         ended: &mut self.ended,
@@ -194,6 +201,7 @@ impl Relay {
             return Err(Event::Mismatch); // it ended sooner than it did the first time
         }
         self.guard.transaction_ended();
+        self.sync_channels();
         self.rows_matter_no_more();
         match until {
             _ if self.pipeline.is_quiet() && !self.is_replaying() => self.journal.clear(),
@@ -259,6 +267,8 @@ struct Reply<'a> {
     told: Option<&'a mut Parameters>,
     papers: Option<&'a mut Papers>,
     setting_up: Option<&'a mut Restore>,
+    /// It hears elsewhere.
+    listening: Option<&'a mut Listening>,
     dying: &'a mut Option<Suspicion>,
     read_only_hit: &'a mut bool,
     ended: &'a mut bool,
@@ -288,6 +298,7 @@ impl Reply<'_> {
             backend::COMMAND_COMPLETE => match CommandComplete::read(body) {
                 Ok(complete) => {
                     let note = self.pipeline.command_complete(complete.tag, self.state);
+                    self.heed(complete.tag);
                     if matches!(complete.tag, b"DISCARD ALL" | b"DEALLOCATE ALL") {
                         self.guard.forget();
                         if let Some(papers) = &mut self.papers {
@@ -305,6 +316,7 @@ impl Reply<'_> {
                 self.pipeline.row(body);
                 Note::Plain
             }
+            backend::NOTIFICATION_RESPONSE if self.listening.is_some() => return Verdict::Swallow,
             backend::NOTICE_RESPONSE | backend::NOTIFICATION_RESPONSE => return Verdict::Aside(tag),
             backend::PARSE_COMPLETE => self.pipeline.parse_complete(self.state),
             backend::BIND_COMPLETE => self.pipeline.bind_complete(),
@@ -330,6 +342,20 @@ impl Reply<'_> {
             Note::Plain => Verdict::Pass,
             Note::Ready(status, until) => Verdict::Ready(status, until),
             Note::Unexpected => Verdict::Doubtful("a reply nobody is owed"),
+        }
+    }
+
+    /// What concerns those who listen elsewhere.
+    fn heed(&mut self, tag: &[u8]) {
+        let Some(listening) = &mut self.listening else { return };
+        match tag {
+            b"NOTIFY" => listening.has_notified(),
+            b"LISTEN" => {
+                if let Some(papers) = &mut self.papers {
+                    papers.listened = true;
+                }
+            }
+            _ => {}
         }
     }
 

@@ -12,11 +12,13 @@
 
 use bytes::BytesMut;
 
+use crate::backend::Parameters;
 use crate::backend::pool::Papers;
 use crate::continuity::carried::Prepared;
 use crate::continuity::journal::Mismatch;
 use crate::continuity::pipeline::{Pipeline, Stands, Way};
 use crate::continuity::plans::{Has, Key, Plans, Seen};
+use crate::continuity::script::Meaning;
 use crate::continuity::state::State;
 use crate::wire::message::write::frontend as write;
 use crate::wire::message::{Bind, Close, Describe, Parse, Query, Target};
@@ -24,6 +26,7 @@ use crate::wire::scan::Step;
 use crate::wire::sql::Verb;
 use crate::wire::{HEADER_LEN, TxStatus, frontend};
 
+use super::listen::Listening;
 use super::{Event, Relay, broken_client};
 
 /// What becomes of the frame at the front.
@@ -57,12 +60,20 @@ enum Named {
 impl Relay {
     /// Translates the frame at the front, if it names a statement.
     pub(super) fn translate(&mut self) -> Result<Translated, Event> {
-        let Self { up, pipeline, state, papers, guard, seen, statements, .. } = self;
+        let Self { up, pipeline, state, papers, guard, seen, statements, listening, told, .. } = self;
         let Some(papers) = papers.as_mut().filter(|_| !guard.makes_wait() && !pipeline.skips()) else {
             return Ok(Translated::AsItIs);
         };
         let Some((tag, body)) = up.peek() else { return Ok(Translated::AsItIs) };
-        let mut front = Front { pipeline, state, papers, most: *statements, lacks: BytesMut::new() };
+        let mut front = Front {
+            pipeline,
+            state,
+            papers,
+            most: *statements,
+            listening: listening.as_deref_mut(),
+            told,
+            lacks: BytesMut::new(),
+        };
         let turn = match (tag, body) {
             (frontend::PARSE, Some(body)) => front.parse(body, seen),
             (frontend::BIND, Some(body)) => front.bind(body),
@@ -148,17 +159,24 @@ struct Front<'a> {
     papers: &'a mut Papers,
     /// Statements a backend keeps at most.
     most: usize,
+    listening: Option<&'a mut Listening>,
+    /// What the client knows of its server's settings.
+    told: &'a Parameters,
     /// What the backend lacks, to be sent before the frame.
     lacks: BytesMut,
 }
 
 impl Front<'_> {
     fn parse(&mut self, body: &[u8], seen: &Seen) -> Turn {
+        let frame = body;
         let Ok(parse) = Parse::read(body) else { return Turn::AsItIs };
         if self.pipeline.status() == TxStatus::Failed {
             return Turn::AsItIs; // the server says so, unless it ends the transaction
         }
         let meaning = self.pipeline.read(parse.query, false);
+        if !self.may_listen(parse.query, &meaning) {
+            return Turn::Wait;
+        }
         if let Some(script) = &meaning {
             let verbs = script.acts().iter().map(|act| act.verb.clone());
             if !verbs.into_iter().all(|verb| self.own(&verb, false)) {
@@ -178,7 +196,12 @@ impl Front<'_> {
                 // One of that name is there: the server says so.
                 (Named::Shared(old), Some(Prepared::Shared(body, _))) => {
                     let body = body.clone();
-                    return if self.ensure(old, &body) { Turn::Instead(again(old, &parse)) } else { Turn::Wait };
+                    if !self.ensure(old, &body) {
+                        return Turn::Wait;
+                    }
+                    let other = again(old, &parse);
+                    self.pipeline.parse(parse.name, parse.query, frame, Way::AsItIs, self.state);
+                    return Turn::Instead(other);
                 }
                 (Named::Own, Some(_)) => return Turn::AsItIs,
                 (Named::Own | Named::Shared(_), _) => {}
@@ -257,9 +280,12 @@ impl Front<'_> {
 
     /// A simple query ends the unnamed statement, and may speak of others by name.
     fn query(&mut self, body: Option<&[u8]>) -> Turn {
-        if let Some(Ok(query)) = body.map(Query::read)
-            && let Some(script) = self.pipeline.read(query.text, false)
-        {
+        let text = body.and_then(|body| Query::read(body).ok()).map(|query| query.text);
+        let meaning = text.and_then(|text| self.pipeline.read(text, false));
+        if !self.may_listen(text.unwrap_or_default(), &meaning) {
+            return Turn::Wait;
+        }
+        if let Some(script) = meaning {
             let alone = !self.pipeline.has_open_unit();
             let verbs: Vec<Verb> = script.acts().iter().map(|act| act.verb.clone()).collect();
             if !verbs.iter().all(|verb| self.own(verb, alone)) {
@@ -268,6 +294,15 @@ impl Front<'_> {
         }
         self.papers.unnamed = None;
         Turn::AsItIs
+    }
+
+    /// What listens for the session hears the channels that this text is to LISTEN to.
+    fn may_listen(&mut self, text: &[u8], meaning: &Meaning) -> bool {
+        let Some(listening) = &mut self.listening else { return true };
+        listening.look(text);
+        let acts = meaning.as_ref().map_or(&[][..], |script| script.acts());
+        let encoding = self.told.get("client_encoding").map_or("UTF8", String::as_str);
+        listening.allows(acts.iter().map(|act| &act.verb), encoding)
     }
 
     /// SQL that names a shared statement finds it under that name. `false`: what the name stands for is open.

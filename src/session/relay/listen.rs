@@ -1,0 +1,234 @@
+//! LISTEN in a session that lends its backend: the database's ear listens for it, and what it hears goes between two units.
+//!
+//! ```text
+//!   LISTEN c ──► the ear listens to c, confirmed ──► LISTEN c goes to the backend ──► committed: c is told from now on
+//!                (the request waits)                 (its transaction decides)
+//!   NOTIFY c ──► its ReadyForQuery waits until the ear has heard what was committed before it: as PostgreSQL tells a
+//!                session's own notifications before the command's end
+//! ```
+//! What the session's own backend is notified of is not told: the ear hears it, too. A backend on which LISTEN was run is closed
+//! when it is given back. Outside of transactions only: protocol-flow, "Asynchronous Operations", and sql-notify.
+
+use std::collections::BTreeSet;
+use std::future::Future as _;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::time::{Sleep, sleep};
+use tracing::warn;
+
+use crate::backend::Identity;
+use crate::continuity::ear::{Channel, Heard, Moment};
+use crate::error::{Code, Complaint};
+use crate::session::Realm;
+use crate::session::ear::{Caller, Ears, Subscription};
+use crate::wire::TxStatus;
+use crate::wire::sql::Verb;
+
+use super::{Event, Relay};
+
+/// One session's part in its database's ear.
+#[derive(Debug)]
+pub(in crate::session) struct Listening {
+    ears: Ears,
+    realm: Arc<Realm>,
+    identity: Arc<Identity>,
+    /// The process id that the client knows its server by.
+    own: i32,
+    /// How long the ear's login may take.
+    timeout: Duration,
+    /// While it listens, or is about to.
+    subscription: Option<Subscription>,
+    /// Channels that requests wait for.
+    awaited: BTreeSet<Channel>,
+    /// Until then.
+    patience: Option<Pin<Box<Sleep>>>,
+    /// Channels the ear listens to, or never will.
+    settled: BTreeSet<Channel>,
+    /// The open unit may have notified somebody.
+    notified: bool,
+    /// When that unit ended.
+    moment: Option<Moment>,
+    /// All up to there has been told.
+    passed: bool,
+}
+
+impl Listening {
+    pub(in crate::session) fn new(
+        ears: Ears,
+        realm: Arc<Realm>,
+        identity: Arc<Identity>,
+        own: i32,
+        timeout: Duration,
+    ) -> Self {
+        Self {
+            ears,
+            realm,
+            identity,
+            own,
+            timeout,
+            subscription: None,
+            awaited: BTreeSet::new(),
+            patience: None,
+            settled: BTreeSet::new(),
+            notified: false,
+            moment: None,
+            passed: false,
+        }
+    }
+
+    /// Whether these statements may go out: the ear hears the channels they LISTEN to. `encoding`: the client's.
+    pub(super) fn allows<'a>(&mut self, verbs: impl Iterator<Item = &'a Verb>, encoding: &str) -> bool {
+        for verb in verbs {
+            if let Verb::Listen { channel } = verb {
+                self.hear(&Channel::new(channel), encoding);
+            }
+        }
+        self.awaited.is_empty()
+    }
+
+    /// Has the ear listen to a channel.
+    fn hear(&mut self, channel: &Channel, encoding: &str) {
+        if self.settled.contains(channel) {
+            return;
+        }
+        let caller = || Caller {
+            database: self.identity.database.to_string(),
+            user: self.identity.user.to_string(),
+            credentials: self.identity.credentials.clone(),
+            encoding: encoding.to_owned(),
+            timeout: self.timeout,
+        };
+        let subscription = self.subscription.get_or_insert_with(|| self.ears.subscribe(&self.realm, caller()));
+        subscription.add(channel);
+        self.awaited.insert(channel.clone());
+        self.patience.get_or_insert_with(|| Box::pin(sleep(self.timeout)));
+    }
+
+    /// A request of the client's goes out: it may notify somebody.
+    pub(super) fn look(&mut self, text: &[u8]) {
+        self.notified |=
+            self.subscription.is_some() && text.windows(6).any(|part| part.eq_ignore_ascii_case(b"notify"));
+    }
+
+    /// A NOTIFY was run.
+    pub(super) fn has_notified(&mut self) {
+        self.notified = self.subscription.is_some();
+    }
+
+    /// Something is heard for this session.
+    pub(super) fn is_subscribed(&self) -> bool {
+        self.subscription.is_some()
+    }
+
+    /// The end of a unit waits: what it notified the session itself of is told before.
+    pub(super) fn holds_end(&mut self) -> bool {
+        let holds = self.notified && !self.passed;
+        if let (true, None, Some(subscription)) = (holds, self.moment, &self.subscription) {
+            self.moment = Some(subscription.moment());
+        }
+        holds && self.moment.is_some()
+    }
+
+    /// A unit ended, outside of any transaction: these are the channels listened to.
+    fn unit_ended(&mut self, channels: &BTreeSet<String>, encoding: &str) {
+        (self.notified, self.passed, self.moment) = (false, false, None);
+        if self.subscription.is_none() && channels.is_empty() {
+            return;
+        }
+        let channels: BTreeSet<Channel> = channels.iter().map(Channel::new).collect();
+        self.settled.retain(|channel| channels.contains(channel));
+        if channels.is_empty() && self.awaited.is_empty() {
+            self.subscription = None;
+            return;
+        }
+        // A function, or a statement that was prepared before, may have listened to some that were not asked for.
+        for channel in &channels {
+            self.hear(channel, encoding);
+        }
+        if let Some(subscription) = &self.subscription {
+            subscription.set(channels.union(&self.awaited).cloned());
+        }
+    }
+}
+
+impl Relay {
+    /// Looks after what the ear was asked for. `true`: a request may go on.
+    pub(super) fn poll_ear(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(listening) = &mut self.listening else { return false };
+        let Some(subscription) = &listening.subscription else { return false };
+        let before = listening.awaited.len();
+        if listening.patience.as_mut().is_some_and(|patience| patience.as_mut().poll(cx).is_ready()) {
+            warn!("what listens for all has no server yet: what is notified before it has one will be missed");
+            listening.settled.append(&mut listening.awaited);
+        }
+        let settled = &mut listening.settled;
+        listening.awaited.retain(|channel| match subscription.poll_confirmed(cx, channel) {
+            Poll::Pending => true,
+            // One that PostgreSQL refuses, it refuses in the client's own statement, too.
+            Poll::Ready(Ok(()) | Err(_)) => {
+                settled.insert(channel.clone());
+                false
+            }
+        });
+        if listening.awaited.is_empty() {
+            listening.patience = None;
+        }
+        let mut moved = before > 0 && listening.awaited.is_empty();
+        if let Some(moment) = listening.moment
+            && !listening.passed
+            && subscription.poll_passed(cx, moment).is_ready()
+        {
+            listening.passed = true;
+            moved = true;
+        }
+        moved
+    }
+
+    /// Tells the client what was heard, where PostgreSQL would: outside of transactions, between two answers.
+    pub(super) fn tell_heard(&mut self, cx: &mut Context<'_>) -> Result<(), Event> {
+        let Some(listening) = self.listening.as_ref().filter(|listening| listening.is_subscribed()) else {
+            return Ok(());
+        };
+        let between = listening.passed || (self.status() == TxStatus::Idle && self.pipeline.is_quiet());
+        if !between || self.lost.is_some() || self.half || !self.down.at_boundary() {
+            return Ok(());
+        }
+        let held = self.papers.as_ref().and_then(|papers| papers.berth.key.as_ref()).map(|key| key.process_id);
+        while self.down.is_drained()
+            && let Some(subscription) = &listening.subscription
+        {
+            match subscription.poll_next(cx) {
+                Poll::Pending => break,
+                Poll::Ready(Heard::Overrun) => {
+                    return Err(Event::Violation(Complaint::new(Code::ListenerOverrun)));
+                }
+                Poll::Ready(Heard::Notification(notification)) => {
+                    let channels = &self.state.settled().channels;
+                    if channels.iter().any(|channel| notification.is_about(&Channel::new(channel))) {
+                        self.down.inject(&notification.told_to(listening.own, held));
+                        if self.down.poll_drain(cx, &mut self.client).map_err(|_| Event::ClientGone)?.is_pending() {
+                            break;
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A unit ended, outside of any transaction.
+    pub(super) fn sync_channels(&mut self) {
+        if let Some(listening) = &mut self.listening {
+            let encoding = self.told.get("client_encoding").map_or("UTF8", String::as_str);
+            listening.unit_ended(&self.state.settled().channels, encoding);
+        }
+    }
+
+    /// It listens on the backend it has, and wants one even while its client is silent.
+    pub(in crate::session) fn keeps_for_channels(&self) -> bool {
+        self.listening.is_none() && self.state.listens()
+    }
+}
