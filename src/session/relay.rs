@@ -407,6 +407,9 @@ impl Relay {
                 Err(event) => return Poll::Ready(event),
             };
             let confirmed = self.poll_ear(cx);
+            if confirmed && let Err(event) = self.tell_heard(cx) {
+                return Poll::Ready(event); // before the end of the unit that waited for it
+            }
             // All that it was joined for is on its way, or needed no backend after all.
             let served = self.fresh && self.up.unseen() == 0;
             self.fresh &= !served;
