@@ -333,7 +333,7 @@ impl Pool {
                     inner.shelf.closed();
                     self.pod.open.fetch_sub(1, Ordering::Relaxed);
                 }
-                other => break other,
+                found @ (Found::Room | Found::Replace(_) | Found::Nothing) => break found,
             }
         };
         let slot = || Slot::lend(self);

@@ -127,6 +127,10 @@ pub(super) enum Owed {
     },
 }
 
+/// Not the reply that is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unexpected;
+
 /// How a Parse reaches the backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
@@ -229,8 +233,8 @@ impl Pipeline {
     ///
     /// # Errors
     /// It is not the reply that is due.
-    pub fn prepared(&mut self, tag: u8) -> Result<Option<Key>, ()> {
-        let Some(Owed::Prepare { key, before, alone }) = self.owed.front_mut() else { return Err(()) };
+    pub fn prepared(&mut self, tag: u8) -> Result<Option<Key>, Unexpected> {
+        let Some(Owed::Prepare { key, before, alone }) = self.owed.front_mut() else { return Err(Unexpected) };
         match tag {
             backend::CLOSE_COMPLETE if *before > 0 => {
                 *before -= 1;
@@ -249,7 +253,7 @@ impl Pipeline {
                 self.owed.pop_front();
                 Ok(None)
             }
-            _ => Err(()),
+            _ => Err(Unexpected),
         }
     }
 

@@ -60,6 +60,8 @@ pub struct State {
     name: Option<Arc<str>>,
     /// The backend's own is the empty one of its login, by a RESET.
     nameless: bool,
+    /// It listens elsewhere than on its backend.
+    hears: bool,
     /// Prepared statements that backends have under the client's own names.
     own: usize,
     nothing: Arc<BTreeMap<Vec<u8>, Prepared>>,
@@ -100,6 +102,7 @@ impl State {
             undo: Undo::default(),
             name: None,
             nameless: false,
+            hears: false,
             own: 0,
             nothing: Arc::default(),
         }
@@ -112,6 +115,13 @@ impl State {
         let mut fresh = Transactional::default();
         self.give_name(&mut fresh);
         self.now = Arc::new(fresh);
+        self
+    }
+
+    /// A session that listens elsewhere than on its backend.
+    #[must_use]
+    pub fn hearing(mut self, elsewhere: bool) -> Self {
+        self.hears = elsewhere;
         self
     }
 
@@ -310,12 +320,7 @@ impl State {
         match &act.verb {
             Verb::Set { scope: Scope::Session, name, .. } if OF_A_TRANSACTION.contains(&name.as_str()) => {}
             Verb::Set { scope: Scope::Session, name, value: Value::Default } | Verb::Reset { name } => {
-                let own = self.name.clone().filter(|_| name == NAME);
-                self.nameless |= own.is_some();
-                self.change(|now| {
-                    now.settings.remove(name);
-                    give_name(own.as_deref(), now);
-                })
+                self.reset(name);
             }
             Verb::Set { scope: Scope::Session, name, value: Value::Values(_) | Value::Raw(_) } => self.change(|now| {
                 now.settings.insert(name.clone(), again());
@@ -336,14 +341,7 @@ impl State {
                     }
                 });
             }
-            Verb::ResetAll => {
-                let own = self.name.clone();
-                self.nameless |= own.is_some();
-                self.change(|now| {
-                    now.settings.clear();
-                    give_name(own.as_deref(), now);
-                });
-            }
+            Verb::ResetAll => self.reset_all(),
             Verb::Listen { channel } => self.change(|now| {
                 now.channels.insert(channel.clone());
             }),
@@ -382,6 +380,25 @@ impl State {
             | Verb::Write
             | Verb::Empty => {}
         }
+    }
+
+    /// The client's own name is what its login said.
+    fn reset(&mut self, name: &str) {
+        let own = self.name.clone().filter(|_| name == NAME);
+        self.nameless |= own.is_some();
+        self.change(|now| {
+            now.settings.remove(name);
+            give_name(own.as_deref(), now);
+        });
+    }
+
+    fn reset_all(&mut self) {
+        let own = self.name.clone();
+        self.nameless |= own.is_some();
+        self.change(|now| {
+            now.settings.clear();
+            give_name(own.as_deref(), now);
+        });
     }
 
     /// A statement that only sets settings completed, with this row: its columns tell their values.
@@ -480,9 +497,12 @@ impl State {
     }
 
     /// The backend was asked: its answer is the truth.
-    pub fn learn(&mut self, truth: Transactional, statements: BTreeMap<String, String>, pins: Pins) {
+    pub fn learn(&mut self, mut truth: Transactional, statements: BTreeMap<String, String>, pins: Pins) {
         self.doubt = false;
         self.suspected.clear();
+        if self.hears {
+            truth.channels.extend(self.settled().channels.iter().cloned());
+        }
         self.now = Arc::new(truth);
         self.unmark();
         // A name that is not UTF-8 cannot have been told: it is taken to be there.

@@ -348,7 +348,7 @@ impl Life {
             Answer::Now(Grant::Backend(parked, slot)) if self.greeted && self.may_board(&pod) => {
                 self.board(*parked, slot);
             }
-            answer => {
+            answer @ (Answer::Now(_) | Answer::Later(_) | Answer::Closed) => {
                 self.queued = matches!(answer, Answer::Later(_));
                 self.await_backend(pod, address, answer);
             }

@@ -216,7 +216,7 @@ impl Relay {
             up,
             down: Pipe::new(FROM_BACKEND, MAX_BACKEND_FRAME),
             pipeline: Pipeline::default(),
-            state: State::new(terms.session_state).called(name),
+            state: State::new(terms.session_state).called(name).hearing(listening.is_some()),
             told: Parameters::default(),
             reading: Reading::Requests,
             farewell: Farewell::Not,

@@ -475,7 +475,7 @@ fn what_a_backend_lacks_is_not_the_client_s() {
     share(&mut pipeline, &state, "s", "SELECT 1", true);
     pipeline.sync(7);
     assert!(pipeline.is_preparing() && pipeline.take_told(&mut state).is_none());
-    assert_eq!(pipeline.prepared(backend::PARSE_COMPLETE), Err(()), "a Close is before it");
+    assert_eq!(pipeline.prepared(backend::PARSE_COMPLETE), Err(Unexpected), "a Close is before it");
     assert_eq!(pipeline.prepared(backend::CLOSE_COMPLETE), Ok(None));
     assert_eq!(pipeline.prepared(backend::PARSE_COMPLETE), Ok(Some(key("SELECT 1"))));
     assert_eq!(pipeline.take_told(&mut state), Some(backend::PARSE_COMPLETE));
@@ -489,7 +489,11 @@ fn an_error_takes_along_what_was_to_be_prepared_behind_it() {
     share(&mut pipeline, &state, "t", "SELECT 2", true);
     pipeline.sync(7);
     assert_eq!(pipeline.prepared(backend::CLOSE_COMPLETE), Ok(None));
-    assert_eq!(pipeline.prepared(backend::ERROR_RESPONSE), Err(()), "it is the answer to the client's own Parse");
+    assert_eq!(
+        pipeline.prepared(backend::ERROR_RESPONSE),
+        Err(Unexpected),
+        "it is the answer to the client's own Parse"
+    );
     assert!(pipeline.error(&mut state));
     assert_eq!(pipeline.take_unprepared(), [key("SELECT 1"), key("SELECT 2")]);
     assert_eq!((pipeline.take_told(&mut state), state.named(b"s")), (None, None));

@@ -3,8 +3,8 @@
 //! ```text
 //!   LISTEN c ──► the ear listens to c, confirmed ──► LISTEN c goes to the backend ──► committed: c is told from now on
 //!                (the request waits)                 (its transaction decides)
-//!   NOTIFY c ──► its ReadyForQuery waits until the ear has heard what was committed before it: as PostgreSQL tells a
-//!                session's own notifications before the command's end
+//!   any unit ──► its ReadyForQuery waits until the ear has heard what was committed before it: as PostgreSQL tells a session
+//!                what it, or somebody it has heard of, has notified it of before the command's end; one round trip
 //! ```
 //! What the session's own backend is notified of is not told: the ear hears it, too. A backend on which LISTEN was run is closed
 //! when it is given back. Outside of transactions only: protocol-flow, "Asynchronous Operations", and sql-notify.
@@ -47,8 +47,6 @@ pub(in crate::session) struct Listening {
     patience: Option<Pin<Box<Sleep>>>,
     /// Channels the ear listens to, or never will.
     settled: BTreeSet<Channel>,
-    /// The open unit may have notified somebody.
-    notified: bool,
     /// When that unit ended.
     moment: Option<Moment>,
     /// All up to there has been told.
@@ -73,7 +71,6 @@ impl Listening {
             awaited: BTreeSet::new(),
             patience: None,
             settled: BTreeSet::new(),
-            notified: false,
             moment: None,
             passed: false,
         }
@@ -107,25 +104,14 @@ impl Listening {
         self.patience.get_or_insert_with(|| Box::pin(sleep(self.timeout)));
     }
 
-    /// A request of the client's goes out: it may notify somebody.
-    pub(super) fn look(&mut self, text: &[u8]) {
-        self.notified |=
-            self.subscription.is_some() && text.windows(6).any(|part| part.eq_ignore_ascii_case(b"notify"));
-    }
-
-    /// A NOTIFY was run.
-    pub(super) fn has_notified(&mut self) {
-        self.notified = self.subscription.is_some();
-    }
-
     /// Something is heard for this session.
     pub(super) fn is_subscribed(&self) -> bool {
         self.subscription.is_some()
     }
 
-    /// The end of a unit waits: what it notified the session itself of is told before.
+    /// The end of a unit waits: what was notified before it is told before it.
     pub(super) fn holds_end(&mut self) -> bool {
-        let holds = self.notified && !self.passed;
+        let holds = !self.settled.is_empty() && !self.passed;
         if let (true, None, Some(subscription)) = (holds, self.moment, &self.subscription) {
             self.moment = Some(subscription.moment());
         }
@@ -134,7 +120,7 @@ impl Listening {
 
     /// A unit ended, outside of any transaction: these are the channels listened to.
     fn unit_ended(&mut self, channels: &BTreeSet<String>, encoding: &str) {
-        (self.notified, self.passed, self.moment) = (false, false, None);
+        (self.passed, self.moment) = (false, None);
         if self.subscription.is_none() && channels.is_empty() {
             return;
         }

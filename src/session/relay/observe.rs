@@ -8,8 +8,9 @@ use tracing::warn;
 use crate::backend::Parameters;
 use crate::backend::pool::Papers;
 use crate::continuity::journal::{Mismatch, Spoiled};
-use crate::continuity::pipeline::Note;
+use crate::continuity::pipeline::{Note, Pipeline, Unexpected};
 use crate::continuity::restore::{Progress, Restore};
+use crate::continuity::state::State;
 use crate::topology::evidence::Suspicion;
 use crate::wire::message::{CommandComplete, ErrorFields, ParameterStatus, ReadyForQuery, Severity};
 use crate::wire::scan::Step;
@@ -49,117 +50,111 @@ enum Verdict {
 impl Relay {
     /// Walks what the backend sent.
     pub(super) fn observe_backend(&mut self) -> Result<(), Event> {
-        loop {
-            let holding = self.is_holding_asides();
-            let leaves_doubt = self.leaves_doubt();
-            let (count, verdict) = match self.down.step() {
-                Ok(Step::Wait) => return Ok(()),
-                Ok(Step::Pass(count)) => (count, Verdict::Pass),
-                Ok(Step::Frame { tag: backend::READY_FOR_QUERY, body: b"I" })
-                    if self.listening.as_deref_mut().is_some_and(Listening::holds_end) =>
-                {
-                    return Ok(());
-                }
-                Ok(Step::Frame { tag: backend::READY_FOR_QUERY, body: b"I" }) if leaves_doubt => {
-                    self.withheld = true;
-                    return Ok(());
-                }
-                Ok(Step::Frame { tag, body }) => {
-                    let mut reply = Reply {
-                        pipeline: &mut self.pipeline,
-                        state: &mut self.state,
-                        guard: &mut self.guard,
-                        told: (!holding).then_some(&mut self.told),
-                        papers: self.papers.as_mut(),
-                        setting_up: self.setting_up.as_deref_mut(),
-                        listening: self.listening.as_deref_mut(),
-                        dying: &mut self.dying,
-                        read_only_hit: &mut self.read_only_hit,
-                        ended: &mut self.ended,
-                    };
-                    (HEADER_LEN + body.len(), reply.observe(tag, body))
-                }
-                Ok(Step::Head { tag, part, .. }) => {
-                    let count = HEADER_LEN + part.len();
-                    match tag {
-                        _ if self.pipeline.is_setting_up() && !is_aside(tag) => {
-                            (count, Verdict::Doubtful("a long answer to what pgmoor set"))
-                        }
-                        backend::ERROR_RESPONSE if !self.pipeline.error(&mut self.state) => {
-                            (count, Verdict::Doubtful("an error nobody asked for"))
-                        }
-                        backend::ROW_DESCRIPTION if self.pipeline.described() == Note::Unexpected => {
-                            (count, Verdict::Doubtful("columns nobody asked for"))
-                        }
-                        tag if is_aside(tag) => (count, Verdict::Aside(tag)),
-                        _ => (count, Verdict::Pass),
-                    }
-                }
-                Ok(Step::Part { part, tag, .. }) if is_aside(tag) => (part.len(), Verdict::Aside(tag)),
-                Ok(Step::Part { part, .. }) => (part.len(), Verdict::Pass),
-                Err(error) => {
-                    warn!(%error, "the backend broke the protocol: closed");
-                    return Err(Event::BackendLost(Suspicion::Vanished));
-                }
-            };
+        while let Some((count, verdict)) = self.judge_next()? {
             let aside = matches!(verdict, Verdict::Aside(_));
-            match verdict {
-                Verdict::Pass => self.deliver(count)?,
-                Verdict::Failed => {
-                    self.forget_unprepared();
-                    self.deliver(count)?;
-                }
-                Verdict::Rename(message) => {
-                    self.forget_unprepared();
-                    self.down.skip(count);
-                    self.answer(&message)?;
-                }
-                Verdict::Stale => {
-                    // An error in the midst of a unit outside of any transaction has undone all of it.
-                    self.unrun = self.pipeline.status() == TxStatus::Idle;
-                    return Err(Event::Stale);
-                }
-                Verdict::Ready(status, until) => {
-                    self.deliver(count)?;
-                    self.unit_ended(status, until)?;
-                }
-                Verdict::Aside(tag) if holding => self.put_aside(tag, count),
-                Verdict::Aside(_) => self.down.pass(count),
-                Verdict::Swallow => {
-                    self.down.skip(count);
-                    self.rows_matter_no_more();
-                    if let Some(suspicion) = self.dying {
-                        // What is sent from now on is not read: it waits for another.
-                        return Err(Event::BackendLost(suspicion));
-                    }
-                }
-                Verdict::SetUp => {
-                    self.down.skip(count);
-                    self.is_set_up();
-                }
-                Verdict::Unrun(why) => {
-                    warn!(why, "a backend could not be brought to the session's state: closed");
-                    self.unrun = true;
-                    return Err(Event::BackendLost(Suspicion::Vanished));
-                }
-                Verdict::Replace(message) => {
-                    self.down.skip(count);
-                    self.down.inject(&message);
-                }
-                Verdict::Doubtful(what) => {
-                    warn!(what, "the backend is doubtful: closed");
-                    return Err(Event::BackendLost(Suspicion::Vanished));
-                }
-            }
+            self.carry_out(verdict, count)?;
             if !aside {
                 self.answer_told()?;
             }
         }
+        Ok(())
     }
 
-    /// What the unit that ends has done to the session is not known, and the client would rely on it.
-    fn leaves_doubt(&self) -> bool {
-        self.asks && self.state.in_doubt() && self.pipeline.is_last() && !self.journal.is_verifying()
+    /// What becomes of the next bytes; `None`: more have to come, or something has to be done before.
+    fn judge_next(&mut self) -> Result<Option<(usize, Verdict)>, Event> {
+        let holding = self.is_holding_asides();
+        let leaves_doubt = self.leaves_doubt();
+        Ok(Some(match self.down.step() {
+            Ok(Step::Wait) => return Ok(None),
+            Ok(Step::Pass(count)) => (count, Verdict::Pass),
+            Ok(Step::Frame { tag: backend::READY_FOR_QUERY, body: b"I" })
+                if self.listening.as_deref_mut().is_some_and(Listening::holds_end) =>
+            {
+                return Ok(None);
+            }
+            Ok(Step::Frame { tag: backend::READY_FOR_QUERY, body: b"I" }) if leaves_doubt => {
+                self.withheld = true;
+                return Ok(None);
+            }
+            Ok(Step::Frame { tag, body }) => {
+                let mut reply = Reply {
+                    pipeline: &mut self.pipeline,
+                    state: &mut self.state,
+                    guard: &mut self.guard,
+                    told: (!holding).then_some(&mut self.told),
+                    papers: self.papers.as_mut(),
+                    setting_up: self.setting_up.as_deref_mut(),
+                    hears: self.listening.is_some(),
+                    dying: &mut self.dying,
+                    read_only_hit: &mut self.read_only_hit,
+                    ended: &mut self.ended,
+                };
+                (HEADER_LEN + body.len(), reply.observe(tag, body))
+            }
+            Ok(Step::Head { tag, part, .. }) => {
+                let count = HEADER_LEN + part.len();
+                (count, begun(&mut self.pipeline, &mut self.state, tag))
+            }
+            Ok(Step::Part { part, tag, .. }) if is_aside(tag) => (part.len(), Verdict::Aside(tag)),
+            Ok(Step::Part { part, .. }) => (part.len(), Verdict::Pass),
+            Err(error) => {
+                warn!(%error, "the backend broke the protocol: closed");
+                return Err(Event::BackendLost(Suspicion::Vanished));
+            }
+        }))
+    }
+
+    /// Does with the next `count` bytes what was found to be right.
+    fn carry_out(&mut self, verdict: Verdict, count: usize) -> Result<(), Event> {
+        match verdict {
+            Verdict::Pass => self.deliver(count)?,
+            Verdict::Failed => {
+                self.forget_unprepared();
+                self.deliver(count)?;
+            }
+            Verdict::Rename(message) => {
+                self.forget_unprepared();
+                self.down.skip(count);
+                self.answer(&message)?;
+            }
+            Verdict::Stale => {
+                // An error in the midst of a unit outside of any transaction has undone all of it.
+                self.unrun = self.pipeline.status() == TxStatus::Idle;
+                return Err(Event::Stale);
+            }
+            Verdict::Ready(status, until) => {
+                self.deliver(count)?;
+                self.unit_ended(status, until)?;
+            }
+            Verdict::Aside(tag) if self.is_holding_asides() => self.put_aside(tag, count),
+            Verdict::Aside(_) => self.down.pass(count),
+            Verdict::Swallow => {
+                self.down.skip(count);
+                self.rows_matter_no_more();
+                if let Some(suspicion) = self.dying {
+                    // What is sent from now on is not read: it waits for another.
+                    return Err(Event::BackendLost(suspicion));
+                }
+            }
+            Verdict::SetUp => {
+                self.down.skip(count);
+                self.is_set_up();
+            }
+            Verdict::Unrun(why) => {
+                warn!(why, "a backend could not be brought to the session's state: closed");
+                self.unrun = true;
+                return Err(Event::BackendLost(Suspicion::Vanished));
+            }
+            Verdict::Replace(message) => {
+                self.down.skip(count);
+                self.down.inject(&message);
+            }
+            Verdict::Doubtful(what) => {
+                warn!(what, "the backend is doubtful: closed");
+                return Err(Event::BackendLost(Suspicion::Vanished));
+            }
+        }
+        Ok(())
     }
 
     /// The backend is in the session's state: what it reports is what the client knows, or is told.
@@ -170,6 +165,11 @@ impl Relay {
         if let Some(parameters) = self.papers.as_ref().map(|papers| Arc::clone(&papers.parameters)) {
             self.tell_news(&parameters);
         }
+    }
+
+    /// What the unit that ends has done to the session is not known, and the client would rely on it.
+    fn leaves_doubt(&self) -> bool {
+        self.asks && self.state.in_doubt() && self.pipeline.is_last() && !self.journal.is_verifying()
     }
 
     /// Part of an answer: to the client, but for what it has had before a replay.
@@ -209,6 +209,25 @@ impl Relay {
             None => self.journal.spoil(Spoiled::Strange),
         }
         Ok(())
+    }
+}
+
+/// A frame begins that is too large for the buffer.
+fn begun(pipeline: &mut Pipeline, state: &mut State, tag: u8) -> Verdict {
+    match tag {
+        _ if pipeline.is_setting_up() && !is_aside(tag) => Verdict::Doubtful("a long answer to what pgmoor set"),
+        backend::ERROR_RESPONSE => {
+            if pipeline.error(state) {
+                Verdict::Failed
+            } else {
+                Verdict::Doubtful("an error nobody asked for")
+            }
+        }
+        backend::ROW_DESCRIPTION if pipeline.described() == Note::Unexpected => {
+            Verdict::Doubtful("columns nobody asked for")
+        }
+        tag if is_aside(tag) => Verdict::Aside(tag),
+        _ => Verdict::Pass,
     }
 }
 
@@ -260,15 +279,15 @@ fn note(told: Option<&mut Parameters>, has: Option<&mut Parameters>, status: Par
 
 /// What one backend frame may touch.
 struct Reply<'a> {
-    pipeline: &'a mut crate::continuity::pipeline::Pipeline,
-    state: &'a mut crate::continuity::state::State,
+    pipeline: &'a mut Pipeline,
+    state: &'a mut State,
     guard: &'a mut Guard,
     /// Where what the client is told is noted; `None` while that waits.
     told: Option<&'a mut Parameters>,
     papers: Option<&'a mut Papers>,
     setting_up: Option<&'a mut Restore>,
     /// It hears elsewhere.
-    listening: Option<&'a mut Listening>,
+    hears: bool,
     dying: &'a mut Option<Suspicion>,
     read_only_hit: &'a mut bool,
     ended: &'a mut bool,
@@ -316,7 +335,7 @@ impl Reply<'_> {
                 self.pipeline.row(body);
                 Note::Plain
             }
-            backend::NOTIFICATION_RESPONSE if self.listening.is_some() => return Verdict::Swallow,
+            backend::NOTIFICATION_RESPONSE if self.hears => return Verdict::Swallow,
             backend::NOTICE_RESPONSE | backend::NOTIFICATION_RESPONSE => return Verdict::Aside(tag),
             backend::PARSE_COMPLETE => self.pipeline.parse_complete(self.state),
             backend::BIND_COMPLETE => self.pipeline.bind_complete(),
@@ -347,15 +366,8 @@ impl Reply<'_> {
 
     /// What concerns those who listen elsewhere.
     fn heed(&mut self, tag: &[u8]) {
-        let Some(listening) = &mut self.listening else { return };
-        match tag {
-            b"NOTIFY" => listening.has_notified(),
-            b"LISTEN" => {
-                if let Some(papers) = &mut self.papers {
-                    papers.listened = true;
-                }
-            }
-            _ => {}
+        if let (true, b"LISTEN", Some(papers)) = (self.hears, tag, &mut self.papers) {
+            papers.listened = true;
         }
     }
 
@@ -390,8 +402,8 @@ impl Reply<'_> {
                 }
                 Some(Verdict::Swallow)
             }
-            Err(()) if tag == backend::ERROR_RESPONSE => None,
-            Err(()) => Some(Verdict::Doubtful("not an answer about a statement")),
+            Err(Unexpected) if tag == backend::ERROR_RESPONSE => None,
+            Err(Unexpected) => Some(Verdict::Doubtful("not an answer about a statement")),
         }
     }
 

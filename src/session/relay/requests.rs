@@ -51,63 +51,64 @@ impl Relay {
                     return Ok(());
                 }
             }
-            let sent = self.journal.position() + HEADER_LEN as u64;
-            let (gated, sync_gated) = (self.is_gated(), self.is_sync_gated());
-            let (count, request) = match self.up.step() {
-                Ok(Step::Wait) => return Ok(()),
-                Ok(Step::Pass(count)) => (count, Ok(Request::Forward)),
-                Ok(Step::Frame { tag, body }) => {
-                    let end = sent + body.len() as u64;
-                    let last = sync_gated && self.journal.ends_at(end);
-                    match before(
-                        &self.pipeline,
-                        &self.state,
-                        &self.guard,
-                        gated && (tag != frontend::SYNC || last),
-                        tag,
-                        body,
-                    ) {
-                        Before::Go => {}
-                        Before::Ask(end) => {
-                            let sync = tag == frontend::SYNC;
-                            self.ask_before_commit(end, sync);
-                            continue;
-                        }
-                        Before::Wait => return Ok(()),
-                        Before::Stop => {
-                            self.flush_once();
-                            return Ok(());
-                        }
-                    }
-                    (HEADER_LEN + body.len(), whole(&mut self.pipeline, &self.state, tag, body, end))
-                }
-                Ok(Step::Head { tag, part, length }) => {
-                    let end = sent + u64::from(length);
-                    (HEADER_LEN + part.len(), begun(&mut self.pipeline, &self.state, tag, part, end))
-                }
-                Ok(Step::Part { part, .. }) => {
-                    self.pipeline.parse_goes_on(part, &self.state);
-                    (part.len(), Ok(Request::Forward))
-                }
-                Err(error) => return Err(broken_client(error)),
-            };
-            match request {
-                Ok(Request::Forward) => {}
-                Ok(Request::Farewell) if self.pipeline.is_quiet() => {
-                    self.farewell = Farewell::Said;
-                    self.up.skip(count);
-                    return Ok(());
-                }
-                Ok(Request::Farewell) => self.farewell = Farewell::Sent,
-                Err(complaint) => return Err(Event::Violation(complaint)),
+            if !self.send_next()? {
+                return Ok(());
             }
-            if self.pipeline.reads_rows() {
-                self.down.set_interest(FROM_BACKEND_ROWS);
-            }
-            self.guard.asked_for_this = false;
-            self.journal.sent(self.up.front(count));
-            self.up.pass(count);
         }
+    }
+
+    /// Sends the frame at the front, or what is there of it. `false`: it has to wait, or more has to come.
+    fn send_next(&mut self) -> Result<bool, Event> {
+        let sent = self.journal.position() + HEADER_LEN as u64;
+        let (gated, sync_gated) = (self.is_gated(), self.is_sync_gated());
+        let (count, request) = match self.up.step() {
+            Ok(Step::Wait) => return Ok(false),
+            Ok(Step::Pass(count)) => (count, Ok(Request::Forward)),
+            Ok(Step::Frame { tag, body }) => {
+                let end = sent + body.len() as u64;
+                let gated = gated && (tag != frontend::SYNC || (sync_gated && self.journal.ends_at(end)));
+                match before(&self.pipeline, &self.state, &self.guard, gated, tag, body) {
+                    Before::Go => {}
+                    Before::Ask(end) => {
+                        let sync = tag == frontend::SYNC;
+                        self.ask_before_commit(end, sync);
+                        return Ok(true);
+                    }
+                    Before::Wait => return Ok(false),
+                    Before::Stop => {
+                        self.flush_once();
+                        return Ok(false);
+                    }
+                }
+                (HEADER_LEN + body.len(), whole(&mut self.pipeline, &self.state, tag, body, end))
+            }
+            Ok(Step::Head { tag, part, length }) => {
+                let end = sent + u64::from(length);
+                (HEADER_LEN + part.len(), begun(&mut self.pipeline, &self.state, tag, part, end))
+            }
+            Ok(Step::Part { part, .. }) => {
+                self.pipeline.parse_goes_on(part, &self.state);
+                (part.len(), Ok(Request::Forward))
+            }
+            Err(error) => return Err(broken_client(error)),
+        };
+        match request {
+            Ok(Request::Forward) => {}
+            Ok(Request::Farewell) if self.pipeline.is_quiet() => {
+                self.farewell = Farewell::Said;
+                self.up.skip(count);
+                return Ok(false);
+            }
+            Ok(Request::Farewell) => self.farewell = Farewell::Sent,
+            Err(complaint) => return Err(Event::Violation(complaint)),
+        }
+        if self.pipeline.reads_rows() {
+            self.down.set_interest(FROM_BACKEND_ROWS);
+        }
+        self.guard.asked_for_this = false;
+        self.journal.sent(self.up.front(count));
+        self.up.pass(count);
+        Ok(true)
     }
 
     /// Nothing more is sent for now: the client leaves, the backend is to be left, or replies let it go on.

@@ -174,7 +174,7 @@ impl Front<'_> {
             return Turn::AsItIs; // the server says so, unless it ends the transaction
         }
         let meaning = self.pipeline.read(parse.query, false);
-        if !self.may_listen(parse.query, &meaning) {
+        if !self.may_listen(&meaning) {
             return Turn::Wait;
         }
         if let Some(script) = &meaning {
@@ -282,7 +282,7 @@ impl Front<'_> {
     fn query(&mut self, body: Option<&[u8]>) -> Turn {
         let text = body.and_then(|body| Query::read(body).ok()).map(|query| query.text);
         let meaning = text.and_then(|text| self.pipeline.read(text, false));
-        if !self.may_listen(text.unwrap_or_default(), &meaning) {
+        if !self.may_listen(&meaning) {
             return Turn::Wait;
         }
         if let Some(script) = meaning {
@@ -297,9 +297,8 @@ impl Front<'_> {
     }
 
     /// What listens for the session hears the channels that this text is to LISTEN to.
-    fn may_listen(&mut self, text: &[u8], meaning: &Meaning) -> bool {
+    fn may_listen(&mut self, meaning: &Meaning) -> bool {
         let Some(listening) = &mut self.listening else { return true };
-        listening.look(text);
         let acts = meaning.as_ref().map_or(&[][..], |script| script.acts());
         let encoding = self.told.get("client_encoding").map_or("UTF8", String::as_str);
         listening.allows(acts.iter().map(|act| &act.verb), encoding)
