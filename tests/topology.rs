@@ -6,6 +6,8 @@
 mod properties;
 #[path = "topology/script.rs"]
 mod script;
+#[path = "topology/tenure.rs"]
+mod tenure;
 
 use std::path::{Path, PathBuf};
 

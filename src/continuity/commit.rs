@@ -10,7 +10,7 @@
 //! | t, the same server, no crash in between | nobody else can have got `x` | as it says |
 //! | t, but perhaps after a crash, or another server that calls a timeline of its own so | none | unknown |
 //! | a later timeline that left t at S, `L <= S` | its WAL goes beyond the record: `x` was passed there | as it says |
-//! | the same, but t was taken up again in between | the WAL up to S may be another than the record's | lost, if not committed |
+//! | the same, but t was or may have been taken up again in between | the WAL up to S may be another than the record's | lost, if not committed |
 //! | the same, `L > S` | the record is not, nor is the commit's, which comes later | lost |
 //! | a later timeline that does not come from t at all | nothing that was written on t is part of it | lost |
 //! | a later timeline whose history is not known | none | unknown |
@@ -32,6 +32,9 @@
 //! *Taken up again.* A server that crashes and starts again goes on with the same timeline where its WAL on disk ends. If the
 //! record was not on disk, others take its place and its id; a standby that follows and is promoted later has left t
 //! beyond L all the same. "Aborted" is then still true: a commit that is lost stays lost. "Committed" may be another's.
+//! Only the server whose timeline it was can take it up. Promoted itself, its era tells that it crashed: Patroni recovers
+//! a crashed primary alone, which ends t with a checkpoint of its own, and then promotes it. If another is promoted, the
+//! crashed one must have been up in between to be followed, and is then seen (see [`Witness::resumed`]).
 //!
 //! What no proof covers: that happening, too, within one wait of a session, and so fast that no probe sees it; and two
 //! servers that are promoted to the same number, one after the other, neither having seen the other's history, and a third
@@ -77,7 +80,8 @@ pub struct Witness {
     pub timeline: Timeline,
     /// What a crash changes.
     pub era: Option<String>,
-    /// Since the answer was lost, some server was seen to write the mark's timeline again: it may have crashed before.
+    /// Since the answer was lost, the server that wrote the mark's timeline was seen up again, writing or ready to be
+    /// followed: it may have crashed before.
     pub resumed: bool,
 }
 
@@ -197,12 +201,20 @@ pub fn judge(mark: &Mark, witness: &Witness, history: Option<&History>) -> Verdi
             None => Verdict::Unknown(Why::NoHistory),
             Some(history) => match history.ended(mark.timeline) {
                 Some(end) if lsn > end => Verdict::Lost,
-                Some(_) if witness.resumed && witness.status == Status::Committed => Verdict::Unknown(Why::Crash),
+                Some(_) if witness.status == Status::Committed && may_have_resumed(mark, witness) => {
+                    Verdict::Unknown(Why::Crash)
+                }
                 Some(_) => told(witness.status),
                 None => stranger(mark.timeline, history),
             },
         },
     }
+}
+
+/// The timeline may go on beyond the mark with other WAL than was there: somebody was seen to write it again, or this server,
+/// whose it was, has crashed and may have written it without being seen.
+fn may_have_resumed(mark: &Mark, witness: &Witness) -> bool {
+    witness.resumed || (witness.pod == mark.pod && (mark.era.is_none() || mark.era != witness.era))
 }
 
 /// What the server says, where it is proven that it speaks of the same transaction.

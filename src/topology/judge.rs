@@ -16,6 +16,8 @@ pub(super) struct Memory {
     pub(super) leader: Option<LeaderSighting>,
     /// The last proven primary, until its own probe takes it back or another is proven.
     pub(super) incumbent: Option<Incumbent>,
+    /// Whose server was proven last, until it is seen up again in recovery.
+    pub(super) last: Option<PodName>,
     /// The cluster's system, fixed by the first proven primary.
     pub(super) system: Option<SystemId>,
     /// The highest timeline ever proven.

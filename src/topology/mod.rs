@@ -278,7 +278,22 @@ impl Topology {
                 pod.barred = Some(self.memory.floor);
             }
         }
-        self.publish(verdict.primary, pods);
+        let back = self.is_back(&verdict.primary);
+        self.publish(verdict.primary, pods, back);
+    }
+
+    /// Before another is proven, the last primary's server is up again: others may follow it on its timeline.
+    fn is_back(&mut self, primary: &Primary) -> bool {
+        match primary {
+            Primary::Proven { pod, .. } => {
+                self.memory.last = Some(pod.name.clone());
+                false
+            }
+            Primary::Nobody(_) => {
+                let pods = &self.pods;
+                self.memory.last.take_if(|name| pods.get(name).is_some_and(Pod::recovers)).is_some()
+            }
+        }
     }
 
     /// The incumbent loses its standing by its own word, or by being gone; never by silence.
@@ -319,18 +334,18 @@ impl Topology {
         told.filter(|history| history.timeline() == *timeline).or_else(told_before).cloned()
     }
 
-    fn publish(&mut self, primary: Primary, pods: BTreeMap<PodName, Route>) {
+    fn publish(&mut self, primary: Primary, pods: BTreeMap<PodName, Route>, back: bool) {
         let Memory { floor, stale, .. } = self.memory;
         let history = self.history(&primary);
         let old = &*self.table;
         let known = old.primary == primary && old.pods == pods && old.floor == floor && old.stale == stale;
-        if known && old.history == history {
+        if known && old.history == history && !back {
             return;
         }
         let epoch = Epoch(old.epoch.0 + 1);
         let cluster = old.cluster.clone();
         let begins = matches!(primary, Primary::Proven { .. }) && primary != old.primary;
-        let tenure = old.tenure + u64::from(begins);
+        let tenure = old.tenure + u64::from(begins) + u64::from(back);
         self.table = Arc::new(RoutingTable { cluster, epoch, primary, tenure, pods, floor, stale, history });
         self.unpublished = true;
     }

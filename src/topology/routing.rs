@@ -22,8 +22,8 @@ pub struct RoutingTable {
     pub epoch: Epoch,
     /// Who may be written to.
     pub primary: Primary,
-    /// How many times a primary was proven, the same one again after nobody was included: who wrote on its timeline in
-    /// between may have crashed meanwhile.
+    /// How many times a primary was proven, the same one again after nobody was included, or came back in recovery before
+    /// another was: who wrote on its timeline, or could be followed on it, in between may have crashed before.
     pub tenure: u64,
     /// Every pod known, by its stable name.
     pub pods: BTreeMap<PodName, Route>,

@@ -9,9 +9,11 @@ mod wires;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use pgmoor::auth::Password;
 
 use crate::cluster::outposts;
@@ -48,7 +50,11 @@ fn play<F: Future<Output = ()>>(name: &'static str, connections: usize, test: im
         let wires = wires.lock().unwrap().take().expect("laid before pgmoor was deployed");
         stage.synchronous().await;
         stage.client(Port::Rw, 0).await.batch_execute(session::TABLE).await.unwrap();
-        test(stage, wires).await;
+        let played = AssertUnwindSafe(test(Arc::clone(&stage), wires)).catch_unwind().await;
+        if let Err(panic) = played {
+            println!("{}", stage.logs().await);
+            resume_unwind(panic);
+        }
     });
 }
 
@@ -147,9 +153,7 @@ async fn check(stage: &Stage, reached: Reached, told: &[(Cut, Word)]) {
     for ((passed, word, found), count) in &counts {
         stage.tell(&format!("{reached:?}: {count} x {word:?}, {found} rows, where {passed:?}"));
     }
-    if !wrong.is_empty() {
-        panic!("{}\n{}", wrong.join("\n"), stage.logs().await);
-    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     // Both the question and the COMMIT's own answer were cut.
     let cut = |commit| told.iter().filter(|(cut, _)| cut.sprung && cut.passed.commit == commit).count();
     assert!(cut(true) >= 20 && cut(false) >= 500, "{} and {}", cut(true), cut(false));

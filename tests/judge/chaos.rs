@@ -90,7 +90,7 @@ impl Chaos {
         } else {
             tokio::time::sleep(event.lasting).await;
         }
-        for mending in mendings {
+        for mending in mendings.into_iter().rev() {
             self.mend(mending).await?;
         }
         self.tell("mended");

@@ -190,6 +190,8 @@ impl Iterator for Schedule {
             let other = std::iter::repeat_with(|| Fault::chosen(dice)).find(|other| other.target() != first.target());
             faults.extend(other);
         }
+        // Last, for others may need it to happen.
+        faults.sort_by_key(|fault| matches!(fault, Fault::ApiServer));
         Some(Event { quiet, faults, lasting })
     }
 }

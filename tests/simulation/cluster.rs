@@ -286,6 +286,14 @@ impl State {
         pod.recover();
     }
 
+    /// Recovery ends the crashed server's timeline with some records of its own, and it is promoted to the next one.
+    pub(crate) fn promote_itself(&mut self, index: usize) {
+        for _ in 0..self.rng.below(8) {
+            self.pods[index].write(0, None);
+        }
+        self.promote(index);
+    }
+
     /// Records that survive a crash: all up to the last commit, and some that follow.
     fn kept(&mut self, index: usize) -> usize {
         let pod = &self.pods[index];

@@ -298,7 +298,7 @@ impl World {
         self.publish(false);
     }
 
-    /// The primary dies and comes back as what it was.
+    /// The primary dies and comes back as what it was, or on a timeline that comes after its own.
     async fn restart(&mut self, primary: usize, how: Break) {
         self.cluster.lock().crash(primary, how);
         // A crash that no probe sees gives ids out again, and nobody can tell: it is seen.
@@ -307,6 +307,9 @@ impl World {
         self.pause(1000).await;
         self.cluster.lock().pods[primary].power = Power::Starting;
         self.pause(500).await;
+        if self.rng.chance(50) {
+            self.cluster.lock().promote_itself(primary);
+        }
         self.cluster.lock().pods[primary].power = Power::Up;
         self.trace.say(format_args!("pg-{primary} is up again"));
         self.pause(300).await;

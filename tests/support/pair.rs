@@ -114,6 +114,15 @@ impl Pair {
         self.act(|servers| servers.a.restart().unwrap());
     }
 
+    /// Recovers the first primary after its death and makes it the primary of the next timeline, as Patroni does.
+    pub(crate) fn promote_itself(&self) {
+        self.act(|servers| {
+            servers.a.recover_alone().unwrap();
+            servers.a.restart().unwrap();
+        });
+        assert_eq!(psql(self.a, "select pg_promote()"), "t");
+    }
+
     /// Makes the standby the primary; it is one when this returns.
     pub(crate) fn promote(&self) {
         assert_eq!(psql(self.b, "select pg_promote()"), "t");

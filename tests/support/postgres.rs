@@ -145,6 +145,16 @@ impl Postgres {
         self.child = spawn(&self.folder.path().join("data"), self.folder.path(), self.port)?;
         if ready(&mut self.child, self.port)? { Ok(()) } else { Err(io::Error::other(self.log())) }
     }
+
+    /// Recovers the ended server as Patroni does after a crash: alone, which ends its WAL with a switch and a checkpoint, so
+    /// that it can start as a standby.
+    pub(crate) fn recover_alone(&self) -> io::Result<()> {
+        let data = self.folder.path().join("data");
+        let mut single = as_postgres(Path::new(BIN).join("postgres"));
+        single.arg("--single").arg("-D").arg(&data);
+        run(single.args(["-c", "archive_mode=on", "-c", "archive_command=false", "template1"]))?;
+        private(&data.join("standby.signal"), "")
+    }
 }
 
 impl Drop for Postgres {

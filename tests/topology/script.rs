@@ -121,7 +121,7 @@ fn duration(text: &str) -> Duration {
     parsed.unwrap_or_else(|_| panic!("not a duration (5ms, 2s): {text:?}"))
 }
 
-fn event(start: Instant, at: Duration, text: &str) -> Event {
+pub(crate) fn event(start: Instant, at: Duration, text: &str) -> Event {
     let words: Vec<&str> = text.split_whitespace().collect();
     match words.as_slice() {
         ["tick"] => Event::Tick,
