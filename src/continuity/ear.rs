@@ -41,11 +41,13 @@ mod channel;
 mod inbox;
 mod logins;
 mod notification;
+mod turn;
 
 pub use aim::GRACE;
 pub use channel::Channel;
 pub use inbox::{Heard, Inbox, MOST, Overrun};
 pub use notification::{Notification, with_sender};
+pub use turn::Turn;
 
 /// How long a session waits to have heard everything. It takes a round trip; a server that needs longer has other troubles.
 pub const CATCH_UP: Duration = Duration::from_millis(200);
@@ -58,7 +60,7 @@ pub const ANSWER: Duration = Duration::from_secs(10);
 pub struct ListenerId(u64);
 
 /// A moment up to which a listener wants to have heard everything.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Moment(u64);
 
 /// How it stands with a channel that a listener wants.
@@ -311,6 +313,11 @@ impl Ear {
             self.waiting = Some(now);
         }
         Moment(self.asked)
+    }
+
+    /// The last moment that has passed.
+    pub const fn passed(&self) -> Moment {
+        Moment(self.passed)
     }
 
     /// Whether it is heard, or not waited for any more.

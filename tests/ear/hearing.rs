@@ -277,3 +277,25 @@ async fn every_client_encoding_is_told_in_its_own() {
     let heard = next(&latin).await;
     assert_eq!((heard.channel(), heard.payload()), (b"caf\xe9".as_slice(), b"cr\xe8me".as_slice()));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_comes_and_goes_leaves_nothing_behind() {
+    let pair = alone();
+    let stage = Stage::new(&[("a", pair.a)]);
+    for n in 0..200_u64 {
+        let subscription = stage.ears.subscribe(&stage.realm, stage.caller("app"));
+        subscription.add(&Channel::from(&*format!("c{n}")));
+        // Before the login, within it, after it.
+        tokio::time::sleep(Duration::from_micros(n * n % 5000)).await;
+        drop(subscription);
+    }
+    until("the last ear to go", || ears_on(pair.a, "pid").is_empty().then_some(()));
+    until("its room to be left", || format!("{:?}", stage.ears).contains("rooms: {}").then_some(()));
+    assert_eq!(stage.metric("pgmoor_listeners{cluster=\"stage\"}"), 0.0);
+    let gate = stage.gates.load(&crate::stage::pod("a")).unwrap();
+    assert_eq!((gate.running, gate.waiting), (0, 0));
+    assert!(stage.doubts.lock().unwrap().is_empty(), "a login that is given up says nothing about the pod");
+    let listener = stage.listener(&["c"]).await;
+    Notifier::on(pair.a).notify("c", "x");
+    assert_eq!(payload(&listener).await, "x");
+}

@@ -193,8 +193,9 @@ async fn who_breaks_off_again_and_again_is_not_asked_in_a_storm() {
     .is_ok()
     {
         times += 1;
+        assert!(times < 60, "within {:?}", until - Instant::now());
     }
-    assert!((20..60).contains(&times), "{times} times in ten seconds");
+    assert!(times > 20, "{times} times in ten seconds");
 }
 
 #[tokio::test(start_paused = true)]

@@ -6,6 +6,7 @@ use crate::wire::HEADER_LEN;
 use crate::wire::message::write::backend as write;
 use crate::wire::message::{NotificationResponse, ReadError};
 
+use super::Moment;
 use super::channel::Channel;
 
 /// The process id of nobody: given to a stranger whose own happens to be that of the session told.
@@ -17,23 +18,30 @@ pub struct Notification {
     frame: Bytes,
     /// Where the payload begins.
     payload: usize,
+    after: Moment,
 }
 
 impl Notification {
-    /// Takes a copy of a frame's body: what it was read from is not kept alive by it.
+    /// Takes a copy of a frame's body: what it was read from is not kept alive by it. `after`: the last moment that had passed
+    /// when it came.
     ///
     /// # Errors
     /// It is not a notification.
-    pub fn read(body: &[u8]) -> Result<Self, ReadError> {
+    pub fn read(body: &[u8], after: Moment) -> Result<Self, ReadError> {
         let NotificationResponse { process_id, channel, payload } = NotificationResponse::read(body)?;
         let mut frame = BytesMut::with_capacity(HEADER_LEN + body.len());
         write::notification_response(&mut frame, process_id, channel, payload);
-        Ok(Self { frame: frame.freeze(), payload: HEADER_LEN + 4 + channel.len() + 1 })
+        Ok(Self { frame: frame.freeze(), payload: HEADER_LEN + 4 + channel.len() + 1, after })
     }
 
     /// The frame, as the server sent it.
     pub const fn frame(&self) -> &Bytes {
         &self.frame
+    }
+
+    /// The last moment that had passed when it came.
+    pub const fn after(&self) -> Moment {
+        self.after
     }
 
     /// The server process that has sent it.
@@ -58,8 +66,8 @@ impl Notification {
     }
 
     /// The frame as a session is told it, whose client knows its server by the process id `own`. Clients find out by that
-    /// number whether they have sent a notification themselves. `held`: the server process that does the session's work, as
-    /// far as its notifications are the session's; `None`: it has none.
+    /// number whether they have sent a notification themselves. `held`: the server process whose notifications are the session's
+    /// ([`Turn::process`](super::Turn::process) says when they are); `None`: it has none.
     pub fn told_to(&self, own: i32, held: Option<i32>) -> Bytes {
         match self.sender() {
             sender if Some(sender) == held => with_sender(&self.frame, own),

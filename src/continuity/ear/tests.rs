@@ -92,7 +92,7 @@ fn names_are_cut_and_quoted_as_postgresql_has_them() {
 fn an_inbox_keeps_order_and_its_limit() {
     let of = |channel: &str, payload: &str| {
         let (_, body) = body(|out| say::notification_response(out, 7, channel, payload));
-        Notification::read(&body).unwrap()
+        Notification::read(&body, Moment::default()).unwrap()
     };
     let mut inbox = Inbox::default();
     assert!(inbox.is_empty() && inbox.take().is_none());
@@ -131,18 +131,33 @@ fn an_inbox_keeps_order_and_its_limit() {
 #[test]
 fn a_notification_is_its_frame() {
     let (_, raw) = body(|out| say::notification_response(out, 258, "chan", "pay"));
-    let notification = Notification::read(&raw).unwrap();
+    let notification = Notification::read(&raw, Moment(5)).unwrap();
     assert_eq!(notification.frame()[..], *b"A\0\0\0\x11\0\0\x01\x02chan\0pay\0");
     assert_eq!(
         (notification.sender(), notification.channel(), notification.payload()),
         (258, &b"chan"[..], &b"pay"[..])
     );
-    assert_eq!(notification.told_to(5, Some(258))[5..9], 5_i32.to_be_bytes());
-    assert_eq!(notification.told_to(5, Some(259)), *notification.frame());
-    assert_eq!(notification.told_to(258, Some(9))[5..9], [0; 4]);
-    assert_eq!(notification.told_to(258, Some(258)), *notification.frame());
+    let sender = |own, turn: &[Turn]| {
+        let held = turn.first().and_then(|turn| turn.process(&notification));
+        i32::from_be_bytes(notification.told_to(own, held)[5..9].try_into().unwrap())
+    };
+    // It came after the fifth moment.
+    let turn = |process_id, from, until: Option<u64>| {
+        let mut turn = Turn::new(process_id, Moment(from));
+        until.into_iter().for_each(|until| turn.end(Moment(until)));
+        turn
+    };
+    assert_eq!(sender(77, &[turn(258, 5, None)]), 77);
+    assert_eq!(sender(77, &[turn(258, 3, Some(6))]), 77);
+    assert_eq!(sender(77, &[turn(258, 0, Some(9))]), 77);
+    assert_eq!(sender(77, &[turn(258, 6, None)]), 258, "from before the turn");
+    assert_eq!(sender(77, &[turn(258, 3, Some(5))]), 258, "from after it");
+    assert_eq!(sender(77, &[turn(259, 5, None)]), 258, "another server process");
+    assert_eq!(sender(258, &[]), 0, "a stranger with the session's own number");
+    assert_eq!(sender(258, &[turn(258, 5, None)]), 258);
+    assert_eq!(notification.told_to(77, None), *notification.frame());
     for bad in [&b""[..], b"\0\0\0\x01", b"\0\0\0\x01c\0", b"\0\0\0\x01c\0p", b"\0\0\0\x01c\0p\0x"] {
-        assert!(Notification::read(bad).is_err(), "{bad:?}");
+        assert!(Notification::read(bad, Moment(5)).is_err(), "{bad:?}");
     }
     assert_eq!(with_sender(&Bytes::from_static(b"A\0\0"), 1)[..], *b"A\0\0");
 }

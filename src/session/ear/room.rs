@@ -263,6 +263,7 @@ impl Room {
     }
 
     fn take(&self, state: &mut State, tag: u8, body: &[u8]) -> Result<(), Fault> {
+        let after = state.ear.passed();
         let listeners = match state.ear.reply(tag, body) {
             Ok(Said::Nothing) => return Ok(()),
             Ok(Said::Answered) => {
@@ -275,7 +276,7 @@ impl Room {
         };
         debug_assert_eq!(tag, backend::NOTIFICATION_RESPONSE);
         // One copy for all of them.
-        let notification = Notification::read(body).map_err(|_| Fault::Garbage)?;
+        let notification = Notification::read(body, after).map_err(|_| Fault::Garbage)?;
         let overrun: Vec<ListenerId> = listeners
             .iter()
             .filter(|id| state.members.get(id).is_some_and(|member| member.mailbox.push(notification.clone()).is_err()))
