@@ -17,6 +17,7 @@ use pgmoor::continuity::pins::Pin;
 use pgmoor::error::{Code, Retry};
 use pgmoor::ids::{Epoch, PodId, Timeline};
 use pgmoor::metrics::{Direction, JoinStep, Metrics, Reload, SessionState};
+use pgmoor::net::pipe;
 use pgmoor::topology::routing::{Primary, Role, Route, RoutingTable, Vacancy};
 
 /// With `UPDATE` some tests write the file while others read it.
@@ -219,7 +220,8 @@ fn the_figures_of_the_limits() {
     let Config { limits, continuity, .. } = defaults();
     let seconds = |duration: Duration| format!("{}s", duration.as_secs());
     let figures = [
-        format!("two buffers of {} KiB", pgmoor::net::pipe::BUFFER / 1024),
+        format!("two buffers of {} KiB ({} KiB", pipe::BUFFER / 1024, pipe::LARGE / 1024),
+        format!("`sessions` × ({} KiB", 2 * pipe::LARGE / 1024),
         format!("`limits.session_state` ({} MiB;", limits.session_state / (1024 * 1024)),
         format!("Sessions ({})", limits.sessions),
         format!("not logged in ({}, {} each)", limits.startup_sessions, seconds(limits.login_timeout)),

@@ -10,10 +10,10 @@
 //! protocol-flow, "Asynchronous Operations"). The journal begins anew whenever a ReadyForQuery says "idle", and so
 //! it holds one transaction, or one unit outside of any, and those that are pipelined behind it.
 
-use xxhash_rust::xxh3::Xxh3Default;
+use twox_hash::xxhash3_128::{DEFAULT_SECRET_LENGTH, RawHasher, SecretBuffer};
 
-/// A buffer that grew beyond this is given back when its transaction ends.
-const KEPT: usize = 4096;
+/// A buffer that grew beyond this is given back when its transaction ends: most sessions are idle most of the time.
+const KEPT: usize = 512;
 
 /// One session's journal.
 #[derive(Debug)]
@@ -27,7 +27,8 @@ pub struct Journal {
     limit: Option<usize>,
     spoiled: Option<Spoiled>,
     heard: Heard,
-    expected: Option<Expected>,
+    /// There is something while a replay is checked.
+    expected: Option<Box<Expected>>,
 }
 
 /// Why a journal is not whole.
@@ -52,11 +53,15 @@ impl Spoiled {
     }
 }
 
+/// XXH3 of 128 bits, by the widest registers that the machine it runs on has.
+type Hash = RawHasher<&'static [u8; DEFAULT_SECRET_LENGTH]>;
+
 /// Bytes of answers, in the order in which the client got them.
 #[derive(Default)]
 struct Heard {
     count: u64,
-    hash: Xxh3Default,
+    /// Only while bytes were heard: it is larger than all the rest of a journal.
+    hash: Option<Box<Hash>>,
 }
 
 impl std::fmt::Debug for Heard {
@@ -150,7 +155,7 @@ impl Journal {
         if self.spoiled.is_some() {
             return Ok(0);
         }
-        let Some(expected) = self.expected else {
+        let Some(expected) = &self.expected else {
             self.heard.add(bytes);
             return Ok(0);
         };
@@ -158,7 +163,7 @@ impl Journal {
             usize::try_from(expected.count - self.heard.count).map_or(bytes.len(), |left| left.min(bytes.len()));
         self.heard.add(&bytes[..known]);
         if self.heard.count == expected.count {
-            if self.heard.hash.digest128() != expected.digest {
+            if self.heard.digest() != expected.digest {
                 return Err(Mismatch);
             }
             self.expected = None;
@@ -196,7 +201,7 @@ impl Journal {
     pub fn rewind(&mut self) {
         self.cursor = self.base;
         if self.expected.is_none() && self.heard.count > 0 {
-            self.expected = Some(Expected { count: self.heard.count, digest: self.heard.hash.digest128() });
+            self.expected = Some(Box::new(Expected { count: self.heard.count, digest: self.heard.digest() }));
         }
         self.heard.clear();
     }
@@ -210,15 +215,19 @@ impl Journal {
 
 impl Heard {
     fn add(&mut self, bytes: &[u8]) {
-        self.count += bytes.len() as u64;
-        self.hash.update(bytes);
+        if !bytes.is_empty() {
+            self.count += bytes.len() as u64;
+            self.hash.get_or_insert_with(|| Box::new(Hash::new(SecretBuffer::default()))).write(bytes);
+        }
+    }
+
+    /// Of all that was heard.
+    fn digest(&self) -> u128 {
+        self.hash.as_ref().map_or(0, |hash| hash.finish_128())
     }
 
     fn clear(&mut self) {
-        if self.count > 0 {
-            self.count = 0;
-            self.hash.reset();
-        }
+        (self.count, self.hash) = (0, None);
     }
 }
 

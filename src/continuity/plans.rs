@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use xxhash_rust::xxh3::xxh3_128_with_seed;
+use twox_hash::XxHash3_128;
 
 use super::carried::{Setting, Transactional};
 
@@ -49,11 +49,11 @@ impl Key {
                     Setting::Statement(text) => (1, text.as_slice()),
                     Setting::Value(text) => (2, text.as_bytes()),
                 };
-                let mixed = xxh3_128_with_seed(value, seed ^ kind);
-                seed = xxh3_128_with_seed(name.as_bytes(), mixed as u64) as u64;
+                let mixed = XxHash3_128::oneshot_with_seed(seed ^ kind, value);
+                seed = XxHash3_128::oneshot_with_seed(mixed as u64, name.as_bytes()) as u64;
             }
         }
-        Self(xxh3_128_with_seed(text, seed))
+        Self(XxHash3_128::oneshot_with_seed(seed, text))
     }
 
     /// Its name on every backend.

@@ -19,13 +19,16 @@ use crate::wire::scan::{Interest, ScanError, Scanner, Step};
 
 mod lent;
 
-use lent::Lent;
+use lent::{Lent, Size};
 
 /// Bytes of one direction's buffer. A frame that fits is forwarded only whole; a larger one is streamed.
 pub const BUFFER: usize = 16 * 1024;
 
-/// What is left of a frame is moved to the buffer's front, to be read on from there, if it is no more than this.
-const SHORT: usize = BUFFER / 4;
+/// Bytes of the buffer while so many come that the usual one is filled at once: fewer turns for the same bytes.
+pub const LARGE: usize = 64 * 1024;
+
+/// What is left of a frame is moved to the front of a buffer, to be read on from there, if it is no more than this.
+const SHORT: usize = BUFFER / 2;
 
 /// One direction.
 #[derive(Debug)]
@@ -36,6 +39,8 @@ pub struct Pipe {
     end: usize,
     scanner: Scanner,
     moved: u64,
+    /// What suits the bytes that came last.
+    size: Size,
     /// Written, and perhaps still in TLS's own buffer.
     unflushed: bool,
 }
@@ -50,6 +55,7 @@ impl Pipe {
             end: 0,
             scanner: Scanner::new(interest, max_frame),
             moved: 0,
+            size: Size::Usual,
             unflushed: false,
         }
     }
@@ -106,10 +112,22 @@ impl Pipe {
         }
         let mut room = ReadBuf::new(&mut self.buf[self.end..]);
         let read = Pin::new(stream).poll_read(cx, &mut room);
-        let count = room.filled().len();
+        let (count, full) = (room.filled().len(), room.remaining() == 0);
         self.end += count;
+        if read.is_ready() {
+            self.suit(count, full);
+        }
         self.rest();
         read.map_ok(|()| count)
+    }
+
+    /// Chooses the size for the next bytes by what came at once.
+    const fn suit(&mut self, count: usize, full: bool) {
+        if full && count >= SHORT {
+            self.size = Size::Large;
+        } else if count < BUFFER {
+            self.size = Size::Usual;
+        }
     }
 
     /// Whether a fill could take bytes.
@@ -119,8 +137,15 @@ impl Pipe {
 
     /// Sees to it that there is room, if there can be any: what waits to be written stays where it is.
     fn make_room(&mut self) {
-        self.buf.ask();
-        if self.is_drained() && (self.end == self.buf.len() || self.unseen() <= SHORT) {
+        if self.buf.is_empty() {
+            self.buf = Lent::new(self.size);
+        } else if self.is_drained() && self.unseen() <= SHORT && self.buf.len() != self.size.bytes() {
+            let mut other = Lent::new(self.size);
+            let unseen = self.unseen();
+            other[..unseen].copy_from_slice(&self.buf[self.passed..self.end]);
+            self.buf = other;
+            (self.start, self.passed, self.end) = (0, 0, unseen);
+        } else if self.is_drained() && (self.unseen() <= SHORT || self.end == self.buf.len()) {
             self.move_up();
         }
     }
@@ -204,7 +229,9 @@ impl Pipe {
     /// Room for so many bytes, however many there are already.
     fn reserve(&mut self, count: usize) {
         if count > 0 {
-            self.buf.ask();
+            if self.buf.is_empty() {
+                self.buf = Lent::new(Size::Usual);
+            }
             if self.buf.len() - self.end < count {
                 self.move_up();
                 self.buf.grow(self.buf.len().max(self.end + count));

@@ -9,27 +9,53 @@ use std::fmt;
 use std::mem;
 use std::ops::{Deref, DerefMut};
 
-use super::BUFFER;
+use super::{BUFFER, LARGE};
 
 /// Spare buffers of one thread. It serves one session at a time: more are in use at once only where bytes wait.
 const SPARE: usize = 8;
+/// The same of the large ones.
+const SPARE_LARGE: usize = 2;
 
-thread_local! {
-    static KEPT: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+/// How large a buffer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Size {
+    /// [`BUFFER`].
+    Usual,
+    /// [`LARGE`].
+    Large,
 }
 
 /// A buffer, or none, which is one without bytes.
 #[derive(Default)]
 pub(super) struct Lent(Vec<u8>);
 
-impl Lent {
-    /// Sees to it that there is one.
-    pub(super) fn ask(&mut self) {
-        if self.0.is_empty() {
-            // A thread that ends has given its spare ones up already.
-            let spare = KEPT.try_with(|kept| kept.borrow_mut().pop());
-            self.0 = spare.ok().flatten().unwrap_or_else(|| vec![0; BUFFER]);
+/// What a thread keeps.
+#[derive(Debug)]
+struct Kept {
+    usual: Vec<Vec<u8>>,
+    large: Vec<Vec<u8>>,
+}
+
+thread_local! {
+    static KEPT: RefCell<Kept> = const { RefCell::new(Kept { usual: Vec::new(), large: Vec::new() }) };
+}
+
+impl Size {
+    /// In bytes.
+    pub(super) const fn bytes(self) -> usize {
+        match self {
+            Self::Usual => BUFFER,
+            Self::Large => LARGE,
         }
+    }
+}
+
+impl Lent {
+    /// Asks for one.
+    pub(super) fn new(size: Size) -> Self {
+        // A thread that ends has given its spare ones up already.
+        let spare = KEPT.try_with(|kept| kept.borrow_mut().shelf(size).0.pop());
+        Self(spare.ok().flatten().unwrap_or_else(|| vec![0; size.bytes()]))
     }
 
     /// Makes it larger: one that was grown is not lent again.
@@ -40,13 +66,27 @@ impl Lent {
     /// Needed no more.
     pub(super) fn give_back(&mut self) {
         let bytes = mem::take(&mut self.0);
-        if bytes.len() == BUFFER {
-            let _ = KEPT.try_with(|kept| {
-                let mut kept = kept.borrow_mut();
-                if kept.len() < SPARE {
-                    kept.push(bytes);
-                }
-            });
+        let size = match bytes.len() {
+            BUFFER => Size::Usual,
+            LARGE => Size::Large,
+            _ => return,
+        };
+        let _ = KEPT.try_with(|kept| {
+            let mut kept = kept.borrow_mut();
+            let (shelf, most) = kept.shelf(size);
+            if shelf.len() < most {
+                shelf.push(bytes);
+            }
+        });
+    }
+}
+
+impl Kept {
+    /// The spare ones of a size, and how many there may be.
+    const fn shelf(&mut self, size: Size) -> (&mut Vec<Vec<u8>>, usize) {
+        match size {
+            Size::Usual => (&mut self.usual, SPARE),
+            Size::Large => (&mut self.large, SPARE_LARGE),
         }
     }
 }
@@ -79,6 +119,6 @@ impl fmt::Debug for Lent {
 
 /// How many spare buffers this thread has.
 #[cfg(test)]
-pub(super) fn spare() -> usize {
-    KEPT.with_borrow(Vec::len)
+pub(super) fn spare(size: Size) -> usize {
+    KEPT.with_borrow_mut(|kept| kept.shelf(size).0.len())
 }

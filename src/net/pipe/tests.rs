@@ -112,9 +112,48 @@ fn without_bytes_there_is_no_buffer() {
 #[test]
 fn a_thread_keeps_few_spare_buffers() {
     let many: Vec<_> = (0..100).map(|_| filled(b"Z\0\0\0\x05I")).collect();
-    assert_eq!(lent::spare(), 0);
+    assert_eq!(lent::spare(Size::Usual), 0);
     drop(many);
-    assert!((1..10).contains(&lent::spare()));
+    assert!((1..10).contains(&lent::spare(Size::Usual)));
+}
+
+#[test]
+fn many_bytes_get_a_large_buffer_and_few_the_usual_one() {
+    let rows: Vec<u8> = [b"d\0\0\x01\0".as_slice(), &[7; 252]].concat().repeat(2000);
+    let mut cx = Context::from_waker(Waker::noop());
+    let mut pipe = Pipe::new(ALL, 1 << 20);
+    let mut source = Source { left: &rows, pieces: VecDeque::from([usize::MAX, usize::MAX, usize::MAX, 20_000, 300]) };
+    let (mut sizes, mut out) = (Vec::new(), Vec::new());
+    while let Poll::Ready(Ok(1..)) = pipe.poll_fill(&mut cx, &mut source) {
+        sizes.push(pipe.buf.len());
+        while let Ok(Step::Pass(count)) = pipe.step() {
+            pipe.pass(count);
+        }
+        out.extend(drained(&mut pipe));
+    }
+    // Twenty thousand at once are still worth it, three hundred are not; then it begins anew.
+    assert_eq!(sizes[..8], [BUFFER, LARGE, LARGE, LARGE, LARGE, BUFFER, LARGE, LARGE]);
+    assert!(out == rows);
+    assert_eq!((lent::spare(Size::Usual), lent::spare(Size::Large)), (1, 1));
+}
+
+#[test]
+fn who_reads_nothing_is_kept_no_more_than_a_buffer() {
+    let rows = [b"d\0\0\x01\0".as_slice(), &[7; 252]].concat().repeat(2000);
+    let mut cx = Context::from_waker(Waker::noop());
+    let mut pipe = Pipe::new(ALL, 1 << 20);
+    let mut source = Source { left: &rows, pieces: VecDeque::new() };
+    let mut sink = Sink { taken: Vec::new(), pieces: VecDeque::from([usize::MAX, 1000, 0, 0, 500, 0]) };
+    for (drained, held) in [(true, BUFFER), (false, LARGE), (false, LARGE), (false, LARGE)] {
+        let _ = pipe.poll_fill(&mut cx, &mut source);
+        while let Ok(Step::Pass(count)) = pipe.step() {
+            pipe.pass(count);
+        }
+        let tail = pipe.unseen();
+        assert_eq!(pipe.poll_drain(&mut cx, &mut sink).is_ready(), drained);
+        assert!(tail < 257 && pipe.buf.len() == held, "{} bytes, {tail} of a row", pipe.buf.len());
+        assert_eq!(pipe.has_room(), drained);
+    }
 }
 
 /// Gives its bytes in pieces of so many; where that is none, it waits.
