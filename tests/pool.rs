@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "what a test cannot go on without ends it")]
 #![allow(dead_code, reason = "the support is shared by several suites")]
+#![allow(clippy::disallowed_methods, reason = "real processes live in real time")]
 
 #[path = "support/pair.rs"]
 mod pair;
