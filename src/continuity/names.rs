@@ -111,10 +111,11 @@ impl Names {
                     verb: Verb::Execute { name: name.clone() },
                     hints: act.hints,
                     configured: act.configured.clone(),
+                    strange: act.strange,
                     told: Vec::new(),
                     text: Vec::new(),
                 };
-                self.parsed(name.as_bytes(), (!act.hints.is_empty()).then(|| script::of(executing)));
+                self.parsed(name.as_bytes(), (!act.hints.is_empty() || act.strange).then(|| script::of(executing)));
             }
             Verb::Deallocate { name: Some(name) } => self.closed(name.as_bytes()),
             Verb::Deallocate { name: None } | Verb::Discard(Discard::All) => {

@@ -67,7 +67,8 @@ impl Restore {
     /// not run, unless they begin with its end.
     pub fn between(setup: &Setup, state: &State, aborted: bool, listens: bool) -> Self {
         let mut restore = Self { packet: BytesMut::new(), steps: VecDeque::new(), error: None, simple: false };
-        restore.settings(&setup.transactional, state.settled());
+        let strange = setup.is_strange(state);
+        restore.settings(&setup.transactional, state.settled(), strange);
         restore.statements(setup, state);
         if listens {
             restore.channels(&setup.transactional, state);
@@ -94,14 +95,24 @@ impl Restore {
     }
 
     /// Settings and role, in one transaction.
-    fn settings(&mut self, has: &Transactional, wants: &Transactional) {
-        if has.settings == wants.settings && has.role == wants.role && has.authorization == wants.authorization {
+    /// `strange`: there may be more than is known.
+    fn settings(&mut self, has: &Transactional, wants: &Transactional, strange: bool) {
+        if !strange
+            && has.settings == wants.settings
+            && has.role == wants.role
+            && has.authorization == wants.authorization
+        {
             return;
         }
         let mut sql = Vec::from(*b"BEGIN;");
         // Settings are made with the rights of the login.
-        if has.authorization.is_some() || has.role.is_some() {
+        if strange || has.authorization.is_some() || has.role.is_some() {
             sql.extend_from_slice(b"RESET SESSION AUTHORIZATION;RESET ROLE;");
+        }
+        let nothing = Transactional::default();
+        let has = if strange { &nothing } else { has };
+        if strange {
+            sql.extend_from_slice(b"RESET ALL;");
         }
         for name in has.settings.keys().filter(|name| !wants.settings.contains_key(*name)) {
             if name != SEED {

@@ -21,6 +21,8 @@ pub struct Act {
     pub hints: Hints,
     /// The settings its calls of `set_config` name.
     pub configured: Vec<String>,
+    /// It calls a function that is not PostgreSQL's own.
+    pub strange: bool,
     /// What the columns of its one row tell; empty if that is nothing.
     pub told: Vec<Column>,
     /// Its text, kept only where it would be run again to restore the state.
@@ -33,7 +35,7 @@ pub type Meaning = Option<Arc<Script>>;
 /// Reads `text`; `None` when it is one statement that can touch neither session state nor the transaction.
 /// `cut` says that only the beginning of a longer text is here: then it is never "nothing".
 pub fn read(text: &[u8], cut: bool) -> Meaning {
-    if !cut && sql::glance(text) {
+    if !cut && sql::glance(text) && !(text.contains(&b'(') && calls_strangers(text)) {
         return None;
     }
     let acts: Vec<Act> = sql::statements(text)
@@ -52,12 +54,17 @@ pub fn read(text: &[u8], cut: bool) -> Meaning {
             if told.iter().all(|column| *column == Column::Local) {
                 told.clear(); // nothing outlives the transaction
             }
-            Act { verb, hints, configured, told, text }
+            let strange = matches!(verb, Verb::Do | Verb::Call) || statement.calls_strangers();
+            Act { verb, hints, configured, strange, told, text }
         })
         .filter(|act| act.verb != Verb::Empty)
         .collect();
     let dull = acts.len() <= 1 && acts.iter().all(|act| matches!(act.verb, Verb::Read | Verb::Write) && act.is_plain());
     (!dull || cut).then(|| Arc::new(Script { acts, cut }))
+}
+
+fn calls_strangers(text: &[u8]) -> bool {
+    sql::statements(text).any(|statement| statement.calls_strangers())
 }
 
 /// Statements that are run again, word for word, on the next server.
@@ -128,7 +135,7 @@ impl Script {
 impl Act {
     /// Nothing in it touches the session.
     fn is_plain(&self) -> bool {
-        self.hints.is_empty() && self.told.is_empty()
+        self.hints.is_empty() && self.told.is_empty() && !self.strange
     }
 
     /// Whether what it does stays, although its transaction is rolled back.

@@ -11,17 +11,42 @@ use super::state::State;
 pub struct Setup {
     pub(super) transactional: Arc<Transactional>,
     pub(super) prepared: Arc<BTreeMap<Vec<u8>, Prepared>>,
+    /// The session whose functions may have set more than is known.
+    pub(super) touched: Option<u64>,
 }
 
 impl Setup {
     /// What this session leaves behind, at an idle boundary, where nothing of it is in doubt.
     pub fn left_by(state: &mut State) -> Self {
-        Self { transactional: state.left_behind(), prepared: state.own_named() }
+        let touched = state.take_touch();
+        Self { transactional: state.left_behind(), prepared: state.own_named(), touched }
     }
 
     /// Nothing has to be changed for this session.
     pub fn fits(&self, state: &State) -> bool {
-        same(&self.transactional, state.shared()) && same(&self.prepared, &state.own_named())
+        !self.is_strange(state) && same(&self.transactional, state.shared()) && same(&self.prepared, &state.own_named())
+    }
+}
+
+impl Setup {
+    /// What another session's functions have set is to be undone.
+    pub(super) fn is_strange(&self, state: &State) -> bool {
+        self.touched.is_some_and(|owner| owner != state.owner())
+    }
+
+    /// It has been brought to this session's state.
+    pub fn settle(&mut self, state: &State) {
+        self.touched = self.touched.filter(|owner| *owner == state.owner());
+    }
+
+    /// What it was set to goes on: it was touched before, and by this session.
+    pub fn keep_touch(&mut self, before: Option<u64>) {
+        self.touched = self.touched.or(before);
+    }
+
+    /// Whose functions have touched it.
+    pub const fn touched(&self) -> Option<u64> {
+        self.touched
     }
 }
 

@@ -60,6 +60,10 @@ pub struct State {
     name: Option<Arc<str>>,
     /// The backend's own is the empty one of its login, by a RESET.
     nameless: bool,
+    /// A function that is not PostgreSQL's own was called on the backend there is now: it may have set anything.
+    touched: bool,
+    /// The session's number.
+    owner: u64,
     /// It listens elsewhere than on its backend.
     hears: bool,
     /// Prepared statements that backends have under the client's own names.
@@ -102,6 +106,8 @@ impl State {
             undo: Undo::default(),
             name: None,
             nameless: false,
+            touched: false,
+            owner: 0,
             hears: false,
             own: 0,
             nothing: Arc::default(),
@@ -118,9 +124,10 @@ impl State {
         self
     }
 
-    /// A session that listens elsewhere than on its backend.
+    /// The session of this number; `elsewhere`: it listens elsewhere than on its backend.
     #[must_use]
-    pub fn hearing(mut self, elsewhere: bool) -> Self {
+    pub fn of(mut self, owner: u64, elsewhere: bool) -> Self {
+        self.owner = owner;
         self.hears = elsewhere;
         self
     }
@@ -142,6 +149,16 @@ impl State {
         let mut left = Transactional::clone(self.shared());
         left.settings.remove(NAME);
         Arc::new(left)
+    }
+
+    /// Whose functions may have set something on the backend there was.
+    pub(super) fn take_touch(&mut self) -> Option<u64> {
+        std::mem::take(&mut self.touched).then_some(self.owner)
+    }
+
+    /// The session's number.
+    pub(super) const fn owner(&self) -> u64 {
+        self.owner
     }
 
     /// The prepared statements that backends have under the client's own names.
@@ -272,6 +289,7 @@ impl State {
         if !act.hints.is_empty() {
             self.hinted(act);
         }
+        self.touched |= act.strange;
         match &act.verb {
             Verb::Begin => self.begin(),
             Verb::Commit { chain } => self.end(*chain, tag == b"ROLLBACK"),

@@ -176,6 +176,7 @@ async fn bring(
     let (stream, received, parameters) = talk.end();
     papers.parameters = parameters;
     papers.unnamed = None; // a simple query ends it
+    papers.setup.settle(&state);
     Ok(Joined { stream, papers, slot, received, status, verdict })
 }
 

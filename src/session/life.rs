@@ -131,7 +131,7 @@ impl Life {
             Listening::new(ears, realm, Arc::clone(&identity), own, terms.connect)
         });
         let name = identity.name.as_deref();
-        let relay = Relay::new(client.stream, &client.leftover, &shared, name, writes, listening);
+        let relay = Relay::new(client.stream, &client.leftover, &shared, place.id.0, name, writes, listening);
         Self {
             relay,
             machine: Continuity::new(settings),

@@ -193,11 +193,13 @@ pub(super) struct Relay {
 }
 
 impl Relay {
-    /// A logged-in client, no backend yet. `leftover`: bytes it sent beyond its login. `name`: its `application_name`.
+    /// A logged-in client, no backend yet. `leftover`: bytes it sent beyond its login. `owner`: its number. `name`: its
+    /// `application_name`.
     pub(super) fn new(
         client: Stream,
         leftover: &[u8],
         shared: &Shared,
+        owner: u64,
         name: Option<&str>,
         writes: bool,
         listening: Option<Listening>,
@@ -216,7 +218,7 @@ impl Relay {
             up,
             down: Pipe::new(FROM_BACKEND, MAX_BACKEND_FRAME),
             pipeline: Pipeline::default(),
-            state: State::new(terms.session_state).called(name).hearing(listening.is_some()),
+            state: State::new(terms.session_state).called(name).of(owner, listening.is_some()),
             told: Parameters::default(),
             reading: Reading::Requests,
             farewell: Farewell::Not,
@@ -272,6 +274,7 @@ impl Relay {
     pub(super) fn board(&mut self, stream: Stream, mut papers: Papers) {
         let way = Restore::between(&papers.setup, &self.state, false, self.listening.is_none());
         papers.unnamed = papers.unnamed.filter(|_| !way.ends_unnamed());
+        papers.setup.settle(&self.state);
         if way.is_empty() {
             return self.attach(stream, &[], papers);
         }
@@ -316,7 +319,10 @@ impl Relay {
         let mut papers = self.papers.take()?;
         let stream = self.detach()?;
         papers.guard = self.guard.left();
+        // Touched by this session before, and not reset since.
+        let before = papers.setup.touched();
         papers.setup = Setup::left_by(&mut self.state);
+        papers.setup.keep_touch(before);
         known.then_some((stream, papers))
     }
 

@@ -1,7 +1,7 @@
 //! Settings, roles and pins of sessions that share backends.
 
 use super::pair::{Moor, Pair, Plan, psql, shared, until};
-use super::raw::{Raw, query};
+use super::raw::{Raw, bind, execute, parse, query, sync};
 
 /// A pgmoor with so few backends.
 pub(crate) fn few(pair: &Pair, size: usize) -> Moor {
@@ -86,6 +86,29 @@ fn a_setting_that_cannot_be_made_again_ends_its_session_and_runs_nothing() {
     assert_eq!(reply.code(), "57P01", "{reply:?}");
     assert_eq!(psql(pair.a, "select count(*) from t"), "0", "it must not run as somebody else");
     assert_eq!(two.run("select current_user").one(), "app");
+}
+
+#[test]
+fn what_a_function_has_set_is_not_the_next_session_s() {
+    let pair = Pair::start("");
+    psql(
+        pair.a,
+        "create function be(text) returns text language sql as $$ select set_config('app.tenant', $1, false) $$; \
+         create function wander() returns void language plpgsql as $$ begin set search_path = 'nowhere'; end $$",
+    );
+    let moor = few(&pair, 1);
+    let (mut one, mut two) = (Raw::login(moor.rw()), Raw::login(moor.rw()));
+    let tenant = "select coalesce(current_setting('app.tenant', true), '') || current_setting('search_path')";
+    let fresh = two.run(tenant).one().to_owned();
+    for call in ["select be('secret')", "select wander()", "do $$ begin perform be('secret'); end $$"] {
+        assert_eq!(one.run(call).code(), "");
+        assert_eq!(two.run(tenant).one(), fresh, "{call}");
+    }
+    one.put(&[parse("s", "select be($1)"), bind("", "s", &["secret"]), execute("", 0), sync()].concat());
+    assert_eq!(one.reply().one(), "secret");
+    assert_eq!(two.run(tenant).one(), fresh, "by a prepared statement");
+    one.run("insert into pg_temp.t select 1"); // an error: nothing is set
+    assert_eq!(two.run(tenant).one(), fresh);
 }
 
 #[test]

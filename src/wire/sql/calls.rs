@@ -14,6 +14,8 @@ pub(super) struct Found {
     pub(super) outside: Option<Outside>,
     /// `set_config` may change how texts are read.
     pub(super) rereads: bool,
+    /// A function is called that is not PostgreSQL's own: it may set anything for the session.
+    pub(super) strange: bool,
 }
 
 /// Looks through the tokens of a query, or of any statement.
@@ -29,6 +31,19 @@ pub(super) fn find(text: &[u8]) -> Found {
     walk.found.rereads |= walk.configured < walk.configures;
     walk.found
 }
+
+/// PostgreSQL's own that do something, but set nothing for the session; and words of clauses that look like calls.
+const PLAIN: [&str; 9] = [
+    "conflict",
+    "currval",
+    "lastval",
+    "nextval",
+    "pg_notify",
+    "pg_terminate_backend",
+    "set_config",
+    "setval",
+    "txid_current",
+];
 
 /// Tokens seen last, newest first.
 const MEMORY: usize = 4;
@@ -170,7 +185,13 @@ impl<'a> Walk<'a> {
             self.is_type(0) || !quoted && self.is_clause(&name) || self.is_alias() || is_harmless(&name)
         };
         self.found.writes |= !harmless;
+        self.found.strange |= !harmless && !self.is_target() && !PLAIN.contains(&name.as_str());
         self.configures += usize::from(name == "set_config");
+    }
+
+    /// INTO [schema.]table (columns): no call.
+    fn is_target(&self) -> bool {
+        self.was(0, "into") || self.was_punct(0, b'.') && self.was(2, "into")
     }
 
     /// Behind `::` or AS stands a type or an alias, never a call.

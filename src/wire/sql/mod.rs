@@ -65,6 +65,13 @@ impl<'a> Statement<'a> {
         assign::columns(self.text)
     }
 
+    /// Whether it calls a function that is not PostgreSQL's own, which may set anything for the session. Those that triggers,
+    /// views, operators and casts call are not seen.
+    #[must_use]
+    pub fn calls_strangers(&self) -> bool {
+        self.text.contains(&b'(') && calls::find(self.text).strange
+    }
+
     /// What running it may do, as far as its text tells.
     #[must_use]
     pub fn effects(&self) -> Effects<'a> {
