@@ -60,9 +60,11 @@ fn run_case(name: &str, times: &str) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Counts every case, and shows it beside what is written down. `false`: something takes more than it should.
+/// Counts every case, or those with `BENCH_ONLY` in their names, and shows it beside what is written down. `false`: something
+/// takes more than it should.
 fn compare() -> Result<bool> {
-    let update = std::env::var("UPDATE").is_ok_and(|value| value == "1");
+    let only = std::env::var("BENCH_ONLY").unwrap_or_default();
+    let update = only.is_empty() && std::env::var("UPDATE").is_ok_and(|value| value == "1");
     let known = Counts::load()?;
     if let Some(other) = known.other_compiler() {
         println!("{other}");
@@ -74,10 +76,10 @@ fn compare() -> Result<bool> {
         good &= line(name, known.get(name), count);
         now.set(name, count);
     };
-    for case in CASES {
+    for case in CASES.iter().filter(|(name, _)| name.contains(&only)) {
         show(case.0, count(case)?);
     }
-    for (name, count) in whole::all()? {
+    for (name, count) in whole::all(&only)? {
         show(name, count);
     }
     if update {

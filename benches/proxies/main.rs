@@ -101,7 +101,6 @@ fn bench() -> Result<()> {
         fleet: Fleet::default(),
         book: Book::default(),
         half: None,
-        pools: pgmoor::pools(stage.folder.path()),
     };
     bench.rounds(&workloads);
     let book = bench.book;

@@ -35,36 +35,13 @@ pub(crate) fn start(stage: &Stage, moor: Moor, door: Door, address: SocketAddr, 
     let users = format!("[[user]]\nname = \"{SCRAM}\"\nsecret = \"{}\"\n", stage.secret);
     fs::write(folder.join("users.toml"), users)?;
     let file = folder.join("pgmoor.toml");
-    let text = config(stage, moor, door, address)?;
-    fs::write(&file, format!("{text}{}", pool()))?;
-    if check(&file).is_err_and(|trouble| trouble.to_string().contains("comes with a later version")) {
-        fs::write(&file, text)?;
-    }
-    check(&file)?;
+    fs::write(&file, config(stage, moor, door, address)?)?;
+    output(Command::new(PROGRAM).args(["check", "--config"]).arg(&file))?;
     let mut command = tied(Path::new(PROGRAM));
     // The one place that says how many workers there are.
     command.env("TOKIO_WORKER_THREADS", moor.workers.to_string());
     command.args(["run", "--config"]).arg(&file);
     Process::start(command, &folder.join("pgmoor.log"))
-}
-
-/// Whether this pgmoor shares backends among its clients.
-pub(crate) fn pools(folder: &Path) -> bool {
-    let file = folder.join("pool.toml");
-    let text = format!(
-        "[listen]\nrw = \"127.0.0.1:1\"\n[auth]\nmethod = \"trust\"\n{}[[cluster]]\nname = \"a\"\n\
-         discovery.fixed = [\"127.0.0.1:2\"]\nprobe = {{ user = \"a\" }}\n",
-        pool()
-    );
-    fs::write(&file, text).is_ok() && check(&file).is_ok()
-}
-
-fn pool() -> String {
-    format!("[pool]\nmode = \"transaction\"\nsize = {POOL}\n")
-}
-
-fn check(file: &Path) -> Result<()> {
-    output(Command::new(PROGRAM).args(["check", "--config"]).arg(file)).map(drop)
 }
 
 fn config(stage: &Stage, moor: Moor, door: Door, address: SocketAddr) -> Result<String> {
@@ -76,6 +53,7 @@ fn config(stage: &Stage, moor: Moor, door: Door, address: SocketAddr) -> Result<
         "[listen]\nrw = \"{address}\"\nadmin = \"{}\"\n\
          [tls]\nmode = \"prefer\"\ncert = \"{}\"\nkey = \"{}\"\n\
          [auth]\n{auth}\n\
+         [pool]\nmode = \"transaction\"\nsize = {POOL}\n\
          [limits]\nsessions = 10000\nstartup_sessions = 10000\n\
          [log]\nlevel = \"warn\"\n",
         free_address()?,

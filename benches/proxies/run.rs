@@ -22,8 +22,6 @@ pub(crate) struct Bench<'a> {
     pub(crate) book: Book,
     /// Half of PgBouncer's rate, found once: every target is to bear the same load.
     pub(crate) half: Option<f64>,
-    /// Whether pgmoor shares backends among its clients.
-    pub(crate) pools: bool,
 }
 
 impl Bench<'_> {

@@ -9,12 +9,9 @@ use crate::link;
 use crate::meter::Used;
 use crate::pgbench::{self, Load, Outcome, Pace};
 use crate::run::Bench;
-use crate::target::{self, Door, Kind, Target};
+use crate::target::{self, Door, Target};
 use crate::trouble::{Result, Trouble};
 use crate::workload::{Work, Workload};
-
-/// Clients of a pgmoor that has a backend for each: PostgreSQL lets in no more.
-const UNPOOLED: usize = 400;
 
 impl Bench<'_> {
     /// Runs it; what came out, in words.
@@ -75,7 +72,7 @@ impl Bench<'_> {
     }
 
     fn idle(&mut self, round: usize, name: &str, target: &Target, tls: bool) -> Result<String> {
-        let clients = self.crowd(target, self.options.idle);
+        let clients = self.options.idle;
         // Fresh: what others left in its memory would be counted as free.
         let running = target::start(self.programs, self.stage, target, Door::Trust)?;
         let config = tls.then(|| link::tls(&self.stage.certificate)).transpose()?;
@@ -95,7 +92,7 @@ impl Bench<'_> {
     }
 
     fn active(&mut self, round: usize, name: &str, target: &Target) -> Result<String> {
-        let clients = self.crowd(target, self.options.active);
+        let clients = self.options.active;
         let running = self.fleet.get(self.programs, self.stage, target, Door::Trust)?;
         let (address, pids) = (running.address, running.pids());
         let waits = active::run(self.stage, address, pids, clients, self.options.seconds + 2)?;
@@ -121,17 +118,6 @@ impl Bench<'_> {
         let said = format!("{count:.2} calls: {words}");
         self.book.tell(name, &target.name, said.clone());
         Ok(said)
-    }
-
-    /// How many of so many clients this target can have.
-    fn crowd(&mut self, target: &Target, clients: usize) -> usize {
-        if matches!(target.kind, Kind::Pgmoor(_)) && !self.pools {
-            self.book.remark(format!(
-                "This pgmoor has a backend for each client: {UNPOOLED} clients at most where poolers have {clients}."
-            ));
-            return clients.min(UNPOOLED);
-        }
-        clients
     }
 
     fn note_cpu(&mut self, round: usize, name: &str, target: &Target, count: f64, used: &Used) -> String {
