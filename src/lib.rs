@@ -2,7 +2,7 @@
 //!
 //! # The idea
 //! A client session is owned by one task for its whole life. A backend connection (to one pod's PostgreSQL) is
-//! something it holds for a while. Failover, planned moves and, later, pooling are one act: *leave a backend at a
+//! something it holds for a while. Pooling, failover and planned moves are one act: *leave a backend at a
 //! boundary, choose another, carry the state over.*
 //!
 //! # The house
@@ -31,7 +31,8 @@
 //!
 //! # Life of a session
 //! accept → [`session::handshake`] (TLS, startup, authentication, our own cancel key) → a first backend is joined →
-//! frames are relayed and observed → the backend is lost, fenced or to be left: [`continuity::Continuity`] decides →
+//! frames are relayed and observed → the transaction ends: the backend goes back to [`backend::pool`], which hands it to the next in
+//! line, and [`continuity::setup`] says what has to be changed on it; names of statements are those of [`continuity::plans`] → the backend is lost, fenced or to be left: [`continuity::Continuity`] decides →
 //! hold, join another, [`continuity::restore`] the state, go on → Terminate.
 //!
 //! # Life of a transaction that loses its server
