@@ -89,6 +89,13 @@ impl Pipe {
         (body.is_some() || window.len() >= BUFFER || bad).then_some((tag, body))
     }
 
+    /// The header of the frame that comes next is none: to step says why.
+    pub fn is_broken(&self) -> bool {
+        let header = self.buf[self.passed..self.end].first_chunk::<HEADER_LEN>();
+        let length = header.map_or(4, |[_, a, b, c, d]| u32::from_be_bytes([*a, *b, *c, *d]));
+        self.scanner.at_boundary() && !(4..=self.scanner.max_frame()).contains(&length)
+    }
+
     /// Not in the midst of a large frame that is being streamed.
     pub fn at_boundary(&self) -> bool {
         self.scanner.at_boundary()

@@ -51,7 +51,7 @@ impl Scripted {
         Self { address, parts }
     }
 
-    /// What sessions of this `application_name` get.
+    /// What sessions of this `scene.name` get.
     pub(crate) fn plays(&self, name: &str, part: Part) {
         self.parts.lock().unwrap().insert(name.to_owned(), part);
     }
@@ -86,7 +86,7 @@ fn serve(mut stream: TcpStream, parts: &Mutex<Parts>) {
     }
     let words: Vec<String> =
         startup.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect();
-    let name = words.iter().skip_while(|word| *word != "application_name").nth(1).cloned().unwrap_or_default();
+    let name = words.iter().skip_while(|word| *word != "scene.name").nth(1).cloned().unwrap_or_default();
     let part = parts.lock().unwrap().get(&name).cloned().unwrap_or(Part::Proper);
     match part {
         Part::Proper => {

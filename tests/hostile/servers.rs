@@ -28,7 +28,7 @@ fn logins(moor: &Moor, server: &Scripted, parts: Vec<Part>) -> Vec<(Raw, Reply)>
         let name = name.clone();
         std::thread::spawn(move || {
             let mut raw = Raw::open(rw).unwrap();
-            let reply = raw.start(&[("application_name", &name)]);
+            let reply = raw.start(&[("scene.name", &name)]);
             (raw, reply)
         })
     };

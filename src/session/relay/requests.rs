@@ -163,6 +163,9 @@ impl Relay {
                 }
                 continue;
             }
+            if self.up.is_broken() {
+                self.up.step().map_err(broken_client)?;
+            }
             if self.reading == Reading::Requests && (self.foretells() || self.answer_failed()) {
                 continue;
             }
