@@ -60,7 +60,9 @@ impl Scene {
         pair.caught_up();
         let door = Door::to(pair.b).await;
         let fixed = vec![("a".to_owned(), pair.a), ("b".to_owned(), door.address)];
-        let plan = Plan { fixed, continuity: "hold = \"60s\"".to_owned(), ..pair.plan() };
+        // Each with a backend of its own: that is the most that can want one at once.
+        let pool = format!("mode = \"session\"\nsize = {0}\npod_size = {0}", CROWD + 50);
+        let plan = Plan { fixed, pool, continuity: "hold = \"60s\"".to_owned(), ..pair.plan() };
         // Waits for what the tasks of this runtime relay.
         let moor = tokio::task::spawn_blocking(move || Moor::start(&plan)).await.unwrap();
         let base = moor.resident();

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use pair::{Moor, PATIENCE, Pair, Plan, psql, until};
+use pair::{Moor, PATIENCE, POOL_OF_SESSIONS, Pair, Plan, psql, until};
 use serde_json::Value;
 use tokio::runtime::Runtime;
 use tokio_postgres::{Client, NoTls};
@@ -71,7 +71,9 @@ fn answer(status: u16, text: &str) -> String {
 
 fn plan(pair: &Pair, port: u16) -> Plan {
     let cluster = format!("databases = [\"*\"]\npatroni = {{ port = {port} }}");
-    Plan { cluster, continuity: "hold = \"20s\"".to_owned(), ..pair.plan() }
+    // Sessions are counted that leave a pod: idle ones have a backend, too.
+    let pool = POOL_OF_SESSIONS.to_owned();
+    Plan { cluster, pool, continuity: "hold = \"20s\"".to_owned(), ..pair.plan() }
 }
 
 /// The status and the JSON of a POST.
