@@ -327,7 +327,8 @@ fn what_the_wire_cannot_tell_is_asked_for_at_once() {
          create function quietly() returns void language plpgsql as $$ begin execute 'listen from_a_block'; end $$",
     );
     pair.caught_up();
-    let moor = pair.moor();
+    // With a backend of its own, the session can be asked for its channels.
+    let moor = Moor::start(&Plan { pool: POOL_OF_SESSIONS.to_owned(), ..pair.plan() });
     // Pinned, and free again before the crash: by what a text does not say.
     let mut free = Raw::login(moor.rw());
     free.run("create temp table t (i int)");
