@@ -583,18 +583,6 @@ impl State {
         }
     }
 
-    fn remember(&mut self, name: &[u8], prepared: Prepared) {
-        self.forget(name);
-        let weight = name.len() + prepared.weight();
-        if self.weight + weight > self.limit {
-            return self.overflow();
-        }
-        self.weight += weight;
-        self.own += usize::from(is_own(&prepared));
-        Arc::make_mut(&mut self.prepared).insert(name.to_vec(), prepared);
-        self.undo.note(name, None, self.limit);
-    }
-
     fn forget(&mut self, name: &[u8]) {
         if !self.prepared.contains_key(name) {
             return;

@@ -98,18 +98,26 @@ async fn log_in(stage: &Stage) -> Vec<Member> {
     crowd
 }
 
-/// Nobody was dropped, everybody has a backend on the primary, and each logged in there once.
+/// Backends there may be: `pool.size` for each of two pgmoors.
+const MOST_BACKENDS: i32 = 40;
+
+/// Nobody was dropped, nobody waits, and few backends do all the work.
 async fn check(stage: &Stage, crowd: &[Member]) {
     let there = crowd.iter().filter(|member| member.is_there()).count();
     assert_eq!(there, CROWD, "connections dropped\n{}", stage.logs().await);
-    assert_eq!(stage.metric(r#"pgmoor_sessions{endpoint="rw",state="attached"}"#).await, CROWD as f64);
+    let mut sessions = 0.0;
+    for state in ["attached", "loose"] {
+        sessions += stage.metric(&format!(r#"pgmoor_sessions{{endpoint="rw",state="{state}"}}"#)).await;
+    }
+    assert_eq!(sessions, CROWD as f64);
     assert_eq!(stage.metric("pgmoor_holds ").await, 0.0);
     let primary = stage.cluster.wait_primary(None, FAILOVER).await.unwrap();
     let client = stage.cluster.connect(&primary).await.unwrap();
     let logins = "SELECT sum(n)::int, max(n)::int FROM (SELECT count(*) AS n FROM pg_stat_activity \
                   WHERE usename = 'app' AND application_name = '' GROUP BY date_trunc('second', backend_start)) AS s";
     let row = client.query_one(logins, &[]).await.unwrap();
-    assert_eq!(row.get::<_, i32>(0), CROWD as i32, "backends on the primary");
+    let backends = row.get::<_, i32>(0);
+    assert!((1..=MOST_BACKENDS).contains(&backends), "{backends} backends on the primary");
     stage.tell(&format!("logins on the new primary: {} in one second at most", row.get::<_, i32>(1)));
 }
 

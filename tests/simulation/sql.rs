@@ -286,6 +286,10 @@ impl Session {
             "SELECT" => self.select(sql),
             "SET" => self.assign(sql),
             "SHOW" => Answer::Rows(1, vec![vec![Some(self.setting(&sql["SHOW ".len()..]))]], "SHOW".to_owned()),
+            "RESET" if sql == "RESET ALL" => {
+                self.set.clear();
+                Answer::Done("RESET".to_owned())
+            }
             "RESET" => {
                 self.set.remove(&sql["RESET ".len()..].trim_matches('"').to_ascii_lowercase());
                 Answer::Done("RESET".to_owned())

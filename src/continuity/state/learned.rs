@@ -108,3 +108,17 @@ impl State {
         }
     }
 }
+
+impl State {
+    pub(super) fn remember(&mut self, name: &[u8], prepared: Prepared) {
+        self.forget(name);
+        let weight = name.len() + prepared.weight();
+        if self.weight + weight > self.limit {
+            return self.overflow();
+        }
+        self.weight += weight;
+        self.own += usize::from(is_own(&prepared));
+        Arc::make_mut(&mut self.prepared).insert(name.to_vec(), prepared);
+        self.undo.note(name, None, self.limit);
+    }
+}
