@@ -327,7 +327,7 @@ fn begun(pipeline: &mut Pipeline, state: &State, tag: u8, part: &[u8], end: u64)
 
 /// A text up to its NUL, and what follows.
 fn split(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-    let end = bytes.iter().position(|byte| *byte == 0)?;
+    let end = memchr::memchr(0, bytes)?;
     Some((&bytes[..end], &bytes[end + 1..]))
 }
 

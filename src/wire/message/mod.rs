@@ -71,7 +71,7 @@ impl<'a> Reader<'a> {
 
     /// A text up to its NUL, without it.
     pub(crate) fn text(&mut self) -> Result<&'a [u8], ReadError> {
-        let end = self.0.iter().position(|&b| b == 0).ok_or(ReadError::Unterminated)?;
+        let end = memchr::memchr(0, self.0).ok_or(ReadError::Unterminated)?;
         let text = &self.0[..end];
         self.0 = &self.0[end + 1..];
         Ok(text)

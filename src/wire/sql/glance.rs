@@ -1,5 +1,7 @@
 //! The cheap look: most statements can be told harmless without cutting them into tokens.
 
+use memchr::{memchr2_iter, memchr3_iter};
+
 use super::lex::{is_identifier, is_space};
 
 /// Whether the text is one statement that cannot touch session state or control a transaction: a SELECT, INSERT, UPDATE,
@@ -11,7 +13,8 @@ pub fn glance(text: &[u8]) -> bool {
     let text = &text[begin..];
     let word = text.iter().position(|&b| !is_identifier(b)).unwrap_or(text.len());
     begins_plainly(&text[..word])
-        && text.iter().enumerate().all(|(i, &b)| !SUSPECT[usize::from(b)] || harmless(text, i))
+        && memchr3_iter(b';', b'&', b'_', text).all(|i| harmless(text, i))
+        && memchr2_iter(b'm', b'M', text).all(|i| !holds_temp(text, i))
 }
 
 fn begins_plainly(word: &[u8]) -> bool {
@@ -19,19 +22,8 @@ fn begins_plainly(word: &[u8]) -> bool {
     verbs.iter().any(|verb| word.eq_ignore_ascii_case(verb))
 }
 
-/// The bytes at which something could begin or end that deserves a full look.
-static SUSPECT: [bool; 256] = {
-    let mut table = [false; 256];
-    table[b';' as usize] = true;
-    table[b'&' as usize] = true;
-    table[b'_' as usize] = true;
-    table[b'p' as usize] = true;
-    table[b'P' as usize] = true;
-    table
-};
-
+/// What stands around a byte at which something could begin or end that deserves a full look.
 fn harmless(text: &[u8], i: usize) -> bool {
-    let before = |word: &[u8]| i >= word.len() && text[i - word.len()..i].eq_ignore_ascii_case(word);
     let behind = |word: &[u8]| text[i + 1..].get(..word.len()).is_some_and(|w| w.eq_ignore_ascii_case(word));
     match text[i] {
         // A second statement.
@@ -39,8 +31,15 @@ fn harmless(text: &[u8], i: usize) -> bool {
         // U&"…" can spell any name.
         b'&' => !behind(b"\""),
         // set_config, pg_advisory_…, pg_try_advisory_…
-        b'_' => !(behind(b"advisory_") || before(b"set") && behind(b"config")),
-        // TEMP, TEMPORARY, pg_temp
-        _ => !before(b"tem"),
+        _ => !(behind(b"advisory_") || ends_with(&text[..i], b"set") && behind(b"config")),
     }
+}
+
+/// TEMP, TEMPORARY, pg_temp: found by the `m`, which is rarer than `p`.
+fn holds_temp(text: &[u8], m: usize) -> bool {
+    matches!(text.get(m + 1), Some(b'p' | b'P')) && ends_with(&text[..m], b"te")
+}
+
+fn ends_with(text: &[u8], word: &[u8]) -> bool {
+    text.len().checked_sub(word.len()).is_some_and(|begin| text[begin..].eq_ignore_ascii_case(word))
 }
