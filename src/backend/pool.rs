@@ -103,7 +103,7 @@ pub struct Way {
 
 #[derive(Debug)]
 struct Inner {
-    shelf: Shelf<Parked, oneshot::Sender<Grant>>,
+    shelf: Shelf<Box<Parked>, oneshot::Sender<Grant>>,
     /// The pod is not to be used any more.
     closed: bool,
 }
@@ -262,15 +262,14 @@ impl Pools {
     }
 
     /// One of the keeper's rounds, one a second: takes the backends that are idle too long or too old, to be closed.
-    pub fn expire(&self, now: Instant) -> Vec<Parked> {
+    pub fn expire(&self, now: Instant) -> Vec<Box<Parked>> {
         let bounds = *self.shared.bounds.read();
         let round = self.shared.round.fetch_add(1, Ordering::Relaxed) + 1;
         let pools: Vec<Arc<Pool>> = self.shared.pools.iter().map(|pool| Arc::clone(pool.value())).collect();
         let mut gone = Vec::new();
         for pool in pools {
             let since = round.saturating_sub(bounds.idle.as_secs());
-            let aged = |parked: &Parked| parked.papers.until <= now;
-            let expired = pool.inner.lock().shelf.expire(since, bounds.min, aged);
+            let expired = pool.inner.lock().shelf.expire(since, bounds.min, |parked| parked.papers.until <= now);
             // Their slots end with them.
             expired.iter().for_each(|_| pool.freed());
             gone.extend(expired);
@@ -338,7 +337,7 @@ impl Pool {
         };
         let slot = || Slot::lend(self);
         match found {
-            Found::Idle(parked) => Answer::Now(Grant::Backend(Box::new(parked), slot())),
+            Found::Idle(parked) => Answer::Now(Grant::Backend(parked, slot())),
             Found::Room => Answer::Now(Grant::Room(slot())),
             Found::Replace(parked) => {
                 drop(inner);
@@ -456,7 +455,7 @@ impl Pool {
             }
             let Some(sender) = inner.shelf.next() else {
                 if let Grant::Backend(parked, slot) = grant {
-                    inner.shelf.keep(*parked, self.shared.round.load(Ordering::Relaxed));
+                    inner.shelf.keep(parked, self.shared.round.load(Ordering::Relaxed));
                     drop(inner);
                     slot.forget();
                 }
