@@ -246,9 +246,9 @@ impl Relay {
 
     /// Takes a backend that was brought to this session's state. `received`: bytes read beyond its last ReadyForQuery.
     /// The client is told at once what differs from what it knew of its server.
-    pub(super) fn attach(&mut self, stream: Stream, received: &[u8], papers: Papers) {
+    pub(super) fn attach(&mut self, stream: Stream, received: &[u8], mut papers: Papers) {
         if !self.is_open() {
-            self.tell_news(&papers.parameters);
+            self.tell_news(&mut papers.parameters);
         }
         self.take(stream, received, papers);
     }

@@ -162,8 +162,9 @@ impl Relay {
         self.pipeline.is_set_up();
         self.setting_up = None;
         self.rows_matter_no_more();
-        if let Some(parameters) = self.papers.as_ref().map(|papers| Arc::clone(&papers.parameters)) {
-            self.tell_news(&parameters);
+        if let Some(mut papers) = self.papers.take() {
+            self.tell_news(&mut papers.parameters);
+            self.papers = Some(papers);
         }
     }
 

@@ -330,8 +330,11 @@ impl Relay {
         message
     }
 
-    /// Tells it.
-    pub(super) fn tell_news(&mut self, parameters: &Parameters) {
+    /// Tells it. Where there is nothing to tell, the client's and the backend's become one and the same.
+    pub(super) fn tell_news(&mut self, parameters: &mut Parameters) {
+        if share(&mut self.told, parameters) {
+            return;
+        }
         let news = self.news(parameters);
         if !news.is_empty() {
             self.down.inject(&news);
@@ -491,4 +494,19 @@ struct Hope {
     mark: Option<Mark>,
     harmless: bool,
     refused: Option<&'static str>,
+}
+
+/// Whether both are equal: then both are the one that lies lower in memory, so that all who ever meet come to share one, which
+/// needs no comparing.
+fn share(one: &mut Parameters, other: &mut Parameters) -> bool {
+    if Arc::ptr_eq(one, other) {
+        return true;
+    }
+    let equal = one == other;
+    if equal && Arc::as_ptr(one) < Arc::as_ptr(other) {
+        *other = Arc::clone(one);
+    } else if equal {
+        *one = Arc::clone(other);
+    }
+    equal
 }
