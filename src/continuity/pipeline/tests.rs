@@ -8,6 +8,7 @@ use super::*;
 use crate::continuity::carried::Prepared;
 use crate::continuity::loss::{Aftermath, Word};
 use crate::error::Code;
+use crate::wire::backend;
 
 #[derive(Clone, Debug)]
 enum Msg {
