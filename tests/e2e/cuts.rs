@@ -43,7 +43,7 @@ fn play<F: Future<Output = ()>>(name: &'static str, connections: usize, test: im
         let world = World::shared().expect("the stage holds it");
         *wires.lock().unwrap() = Some(Wires::lay(Arc::clone(&world.kubelet), name, PODS));
         // A busy machine may take its time to promote: nothing is to be given up for that.
-        let patient = "[continuity]\n    hold = \"120s\"\n    replay_deadline = \"120s\"\n\n    [log]";
+        let patient = "[pool]\n    mode = \"session\"\n    size = 3000\n    pod_size = 3000\n\n    [continuity]\n    hold = \"120s\"\n    replay_deadline = \"120s\"\n\n    [log]";
         outposts::told(overlay).replace("[log]", patient)
     };
     Stage::play_roomy(name, connections, adapt, async |stage| {
