@@ -42,9 +42,13 @@ fn play<F: Future<Output = ()>>(name: &'static str, connections: usize, test: im
         // The doors have to be there before pgmoor is: it is not ready without a primary.
         let world = World::shared().expect("the stage holds it");
         *wires.lock().unwrap() = Some(Wires::lay(Arc::clone(&world.kubelet), name, PODS));
-        // A busy machine may take its time to promote: nothing is to be given up for that.
-        let patient = "[pool]\n    mode = \"session\"\n    size = 3000\n    pod_size = 3000\n\n    [continuity]\n    hold = \"120s\"\n    replay_deadline = \"120s\"\n\n    [log]";
-        outposts::told(overlay).replace("[log]", patient)
+        // A busy machine may take its time to promote: nothing is to be given up for that. Every open transaction has a
+        // backend, and so a wire, of its own.
+        let sections = format!(
+            "[pool]\n    size = {connections}\n    pod_size = {connections}\n\n    \
+             [continuity]\n    hold = \"120s\"\n    replay_deadline = \"120s\"\n\n    [log]"
+        );
+        outposts::told(overlay).replace("[log]", &sections)
     };
     Stage::play_roomy(name, connections, adapt, async |stage| {
         let wires = wires.lock().unwrap().take().expect("laid before pgmoor was deployed");

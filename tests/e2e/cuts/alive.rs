@@ -7,11 +7,11 @@ use std::time::Instant;
 use futures::future::join_all;
 
 use crate::stage::Stage;
-use crate::wire::Then;
+use crate::wire::{Then, Wire};
 
 use super::point::{Point, Reached, Word};
 use super::session::Session;
-use super::wires::Wires;
+use super::wires::{self, Wires};
 use super::{Cut, Logins, check, play, points};
 
 const WORKERS: usize = 12;
@@ -24,31 +24,49 @@ fn a_commit_cut_at_every_byte_while_its_primary_lives() {
 async fn alive(stage: Arc<Stage>, wires: Wires) {
     let points = points(&stage, &wires, false).await;
     let began = Instant::now();
-    let (logins, next, told) = (Logins::to(&stage).await, AtomicUsize::new(0), Mutex::new(Vec::new()));
-    let workers = (0..WORKERS).map(async |number| work(logins.next(number).await, &wires, &points, &next, &told).await);
-    join_all(workers).await;
-    stage.tell(&format!("{} cuts within {:.1} s", points.len(), began.elapsed().as_secs_f64()));
-    check(&stage, Reached::Itself, &told.into_inner().unwrap()).await;
+    let logins = Logins::to(&stage).await;
+    let work = Work { wires, points, begun: AtomicUsize::new(0), ids: AtomicUsize::new(0), told: Mutex::default() };
+    join_all((0..WORKERS).map(async |number| work.run(logins.next(number).await).await)).await;
+    let told = work.told.into_inner().unwrap();
+    stage.tell(&format!("{} cuts within {:.1} s", told.len(), began.elapsed().as_secs_f64()));
+    assert_eq!(told.len(), work.points.len());
+    check(&stage, Reached::Itself, &told).await;
 }
 
-async fn work(
-    mut session: Session,
-    wires: &Wires,
-    points: &[Point],
-    next: &AtomicUsize,
-    told: &Mutex<Vec<(Cut, Word)>>,
-) {
-    loop {
-        let id = next.fetch_add(1, Ordering::Relaxed);
-        let Some(point) = points.get(id) else { return };
-        session.begin(id, point).await;
-        let wire = wires.carrying().remove(&id).expect("a wire carries it");
-        wire.set(point.way, point.at, Then::Cut);
-        let word = session.commit(point.form).await;
-        told.lock().unwrap().push((Cut::seen(id, *point, &wire), word));
-        session.check().await;
-        // The next question is prepared anew, and as long as this one.
-        wire.cut();
-        wires.carrying().remove(&id).into_iter().for_each(|wire| wire.cut());
+/// What the workers share.
+struct Work {
+    wires: Wires,
+    points: Vec<Point>,
+    /// Points that somebody has taken up.
+    begun: AtomicUsize,
+    /// Rows that somebody has tried to write.
+    ids: AtomicUsize,
+    told: Mutex<Vec<(Cut, Word)>>,
+}
+
+impl Work {
+    async fn run(&self, mut session: Session) {
+        while let Some(point) = self.points.get(self.begun.fetch_add(1, Ordering::Relaxed)) {
+            let (id, wire) = self.begin(&mut session, point).await;
+            wire.set(point.way, point.at, Then::Cut);
+            let word = session.commit(point.form).await;
+            self.told.lock().unwrap().push((Cut::seen(id, *point, &wire), word));
+            session.check().await;
+        }
+    }
+
+    /// Opens a transaction on a wire over which no question has gone, for only the first one is whole.
+    async fn begin(&self, session: &mut Session, point: &Point) -> (usize, Arc<Wire>) {
+        loop {
+            let id = self.ids.fetch_add(1, Ordering::Relaxed);
+            session.begin(id, point).await;
+            let wire = self.wires.carrying().remove(&id).expect("a wire carries it");
+            if !wires::was_asked(&wire) {
+                return (id, wire);
+            }
+            // It is this transaction's alone as long as that is open.
+            wire.cut();
+            session.roll_back().await;
+        }
     }
 }

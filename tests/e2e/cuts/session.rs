@@ -41,9 +41,15 @@ impl Session {
         let reply = self.talk.send(&form.commit(), 1).await.unwrap();
         let word = self.word(&reply);
         if self.talk.status == b'E' {
-            self.done("ROLLBACK").await;
+            self.roll_back().await;
         }
         word
+    }
+
+    /// Leaves its transaction, whatever became of that.
+    pub async fn roll_back(&mut self) {
+        self.done("ROLLBACK").await;
+        assert_eq!(self.talk.status, b'I');
     }
 
     fn word(&self, reply: &Reply) -> Word {

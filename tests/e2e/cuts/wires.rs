@@ -49,6 +49,12 @@ impl Drop for Wires {
     }
 }
 
+/// Whether pgmoor has put its question to the server at the other end already.
+pub fn was_asked(wire: &Wire) -> bool {
+    let name = b"pgmoor_guard";
+    wire.seen(Way::ToServer).windows(name.len()).any(|words| words == name)
+}
+
 /// The number of the row in the last INSERT.
 fn row(requests: &[u8]) -> Option<usize> {
     let begin = b"INSERT INTO cut VALUES (";
