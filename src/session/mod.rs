@@ -31,7 +31,7 @@ use crate::error::{Code, Complaint};
 use crate::ids::{ClusterName, PodId, PodName, Zone};
 use crate::metrics::{Metrics, SessionState};
 use crate::net::tls::{BackendTls, TlsAcceptor};
-use crate::net::{self, Dial, Stream};
+use crate::net::{Dial, Stream};
 use crate::shutdown::ShutdownWatch;
 use crate::topology::evidence::Suspicion;
 use crate::topology::routing::RoutingTable;
@@ -166,10 +166,6 @@ impl Shared {
 /// Serves one accepted connection to its end. `peer`: where it comes from, as far as that is known.
 pub async fn serve(shared: Arc<Shared>, stream: Stream, peer: Option<SocketAddr>, endpoint: Endpoint) {
     shared.metrics.connected(endpoint);
-    if let Some(Err(error)) = stream.socket().map(net::prepare_client) {
-        debug!(%error, "a client was gone before it was served");
-        return;
-    }
     let Ok(half_open) = Arc::clone(&shared.half_open).try_acquire_owned() else {
         shared.metrics.error(Code::TooManySessions);
         let complaint = Complaint::with(Code::TooManySessions, "too many connections have not logged in yet");
