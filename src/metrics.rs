@@ -1,6 +1,7 @@
 //! What pgmoor counts and measures, in Prometheus' terms. Labels are our own words or configured names: their number is bounded.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -122,8 +123,9 @@ const BACKENDS: [&str; 2] = ["lent", "idle"];
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    sessions: IntGaugeVec,
-    connections: IntCounterVec,
+    /// By endpoint. What is counted for every connection is looked up once.
+    sessions: [Arc<ByState>; Endpoint::ALL.len()],
+    connections: [IntCounter; Endpoint::ALL.len()],
     switches: IntCounterVec,
     holds: IntGauge,
     hold_seconds: Histogram,
@@ -155,10 +157,12 @@ pub struct Metrics {
     shown: Mutex<BTreeMap<ClusterName, BTreeSet<PodName>>>,
 }
 
+type ByState = [IntGauge; SessionState::ALL.len()];
+
 /// One session in `pgmoor_sessions`; leaves the gauge when dropped.
 #[derive(Debug)]
 pub struct SessionGauge {
-    by_state: [IntGauge; SessionState::ALL.len()],
+    by_state: Arc<ByState>,
     state: SessionState,
 }
 
@@ -187,9 +191,10 @@ impl Metrics {
         let bytes = counters(r, "bytes_total", "Bytes relayed.", &["direction"])?;
         let build = gauges(r, "build_info", "1, with this build's version.", &["version"])?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        let connections = counters(r, "connections_total", "Client connections accepted.", &["endpoint"])?;
         Ok(Self {
-            sessions: gauges(r, "sessions", "Client sessions by what they are doing.", &["endpoint", "state"])?,
-            connections: counters(r, "connections_total", "Client connections accepted.", &["endpoint"])?,
+            sessions: sessions(r)?,
+            connections: Endpoint::ALL.map(|endpoint| connections.with_label_values(&[endpoint.as_str()])),
             switches: counters(
                 r,
                 "switches_total",
@@ -253,15 +258,14 @@ impl Metrics {
 
     /// Counts a session in, until the guard is dropped.
     pub fn session(&self, endpoint: Endpoint, state: SessionState) -> SessionGauge {
-        let by_state =
-            SessionState::ALL.map(|state| self.sessions.with_label_values(&[endpoint.as_str(), state.as_str()]));
+        let by_state = Arc::clone(&self.sessions[endpoint as usize]);
         by_state[state as usize].inc();
         SessionGauge { by_state, state }
     }
 
     /// A client connected.
     pub fn connected(&self, endpoint: Endpoint) {
-        self.connections.with_label_values(&[endpoint.as_str()]).inc();
+        self.connections[endpoint as usize].inc();
     }
 
     /// A session left its backend for another, or tried to.
@@ -460,6 +464,14 @@ impl Drop for HoldGauge {
         self.holds.dec();
         self.seconds.observe(self.since.elapsed().as_secs_f64());
     }
+}
+
+fn sessions(registry: &Registry) -> Result<[Arc<ByState>; Endpoint::ALL.len()], prometheus::Error> {
+    let all = gauges(registry, "sessions", "Client sessions by what they are doing.", &["endpoint", "state"])?;
+    Ok(Endpoint::ALL.map(|endpoint| {
+        let one = |state: SessionState| all.with_label_values(&[endpoint.as_str(), state.as_str()]);
+        Arc::new(SessionState::ALL.map(one))
+    }))
 }
 
 /// All that `topology::routing::Role::as_str` can say.

@@ -33,7 +33,10 @@ fn table(pods: &[(&str, Role)]) -> RoutingTable {
 }
 
 #[test]
-fn every_state_is_the_index_of_its_gauge() {
+fn every_state_and_endpoint_is_the_index_of_what_counts_it() {
+    for (at, endpoint) in Endpoint::ALL.into_iter().enumerate() {
+        assert_eq!(endpoint as usize, at, "{endpoint:?}");
+    }
     for (at, state) in SessionState::ALL.into_iter().enumerate() {
         assert_eq!(state as usize, at, "{state:?}");
     }
@@ -48,7 +51,7 @@ fn a_session_is_in_one_state_until_it_ends() {
     assert_eq!(session.state(), SessionState::Loose);
     assert_eq!(value(&metrics, r#"pgmoor_sessions{endpoint="rw",state="login"}"#), Some(0.0));
     assert_eq!(value(&metrics, r#"pgmoor_sessions{endpoint="rw",state="loose"}"#), Some(1.0));
-    assert_eq!(value(&metrics, r#"pgmoor_sessions{endpoint="ro",state="loose"}"#), None);
+    assert_eq!(value(&metrics, r#"pgmoor_sessions{endpoint="ro",state="loose"}"#), Some(0.0));
     drop(session);
     assert_eq!(value(&metrics, r#"pgmoor_sessions{endpoint="rw",state="loose"}"#), Some(0.0));
 }
