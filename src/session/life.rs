@@ -113,7 +113,7 @@ enum End {
 
 impl Life {
     /// A session of an authenticated client, without a backend yet.
-    pub(super) fn new(shared: Arc<Shared>, client: Client, place: Place, gauge: SessionGauge) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, client: Box<Client>, place: Place, gauge: SessionGauge) -> Self {
         let terms = &shared.terms;
         let writes = client.need == Need::Write;
         let settings = Settings {
@@ -161,8 +161,8 @@ impl Life {
         }
     }
 
-    /// Runs the session to its end.
-    pub(super) async fn run(mut self) {
+    /// Runs the session to its end. Boxed, for else it would stand in the future of its task four times over.
+    pub(super) async fn run(mut self: Box<Self>) {
         self.decide(Input::Wanted);
         let end = loop {
             if let Some(end) = self.obey() {
@@ -456,7 +456,7 @@ impl Life {
     }
 
     /// The end: the last word, and both connections.
-    async fn finish(mut self, end: End) {
+    async fn finish(mut self: Box<Self>, end: End) {
         let mut message = BytesMut::new();
         match end {
             End::Silent => {}

@@ -174,7 +174,7 @@ pub async fn serve(shared: Arc<Shared>, stream: Stream, peer: Option<SocketAddr>
     };
     let gauge = shared.metrics.session(endpoint, SessionState::Login);
     let deadline = Instant::now() + shared.terms.login;
-    let shaken = handshake::shake(&shared, stream, endpoint, deadline);
+    let shaken = Box::pin(handshake::shake(&shared, stream, endpoint, deadline)); // no part of a session that has begun
     // What is not told of the deadline (a TLS handshake, a client that reads nothing) is dropped a little later.
     let Ok(arrival) = timeout_at(deadline + LAST_WORD, shaken).await else {
         shared.metrics.error(Code::StartupTimeout);
@@ -183,7 +183,7 @@ pub async fn serve(shared: Arc<Shared>, stream: Stream, peer: Option<SocketAddr>
     };
     match arrival {
         Ok(Arrival::Gone) => {}
-        Ok(Arrival::Cancel(key, _open)) => cancel(&shared, &key).await,
+        Ok(Arrival::Cancel(key, _open)) => Box::pin(cancel(&shared, &key)).await,
         Ok(Arrival::Client(client)) => {
             drop(half_open);
             let Ok(_place) = Arc::clone(&shared.places).try_acquire_owned() else {
@@ -199,7 +199,7 @@ pub async fn serve(shared: Arc<Shared>, stream: Stream, peer: Option<SocketAddr>
                 user = &*client.identity.user,
                 database = &*client.identity.database
             );
-            life::Life::new(Arc::clone(&shared), *client, place, gauge).run().instrument(span).await;
+            Box::new(life::Life::new(Arc::clone(&shared), client, place, gauge)).run().instrument(span).await;
         }
         Err(refusal) => {
             shared.metrics.error(refusal.complaint.code);
@@ -236,4 +236,19 @@ async fn cancel(shared: &Shared, key: &CancelKey) {
         }
     };
     shared.metrics.cancelled(outcome);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bytes of the future of such a function.
+    fn size<A, B, C, D, F: Future>(_: fn(A, B, C, D) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn the_task_of_a_session_holds_only_what_an_idle_one_needs() {
+        assert!(size(serve) <= 1280, "{} bytes; what is not always needed can be boxed", size(serve));
+    }
 }
