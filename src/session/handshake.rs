@@ -47,6 +47,8 @@ pub(super) enum Arrival {
 /// A client that may have a session.
 pub(super) struct Client {
     pub(super) stream: Stream,
+    /// The end of its authentication, to be said first: one write with what a server says of itself.
+    pub(super) welcome: BytesMut,
     /// What it sent beyond its login.
     pub(super) leftover: BytesMut,
     pub(super) realm: Arc<Realm>,
@@ -194,6 +196,7 @@ impl Reader {
         let long_key = minor >= 2;
         Ok(Arrival::Client(Box::new(Client {
             stream: self.stream,
+            welcome: message,
             leftover: self.unread,
             realm,
             identity,
@@ -202,7 +205,7 @@ impl Reader {
         })))
     }
 
-    /// Has the user proven, and says AuthenticationOk. `None` when the client goes.
+    /// Has the user proven, and leaves AuthenticationOk in `message`, to be said. `None` when the client goes.
     async fn authenticate(
         &mut self,
         shared: &Shared,
@@ -217,7 +220,7 @@ impl Reader {
             },
         };
         write::authentication_ok(message);
-        Ok(self.send(message).await.then_some(credentials))
+        Ok(Some(credentials))
     }
 
     /// SASL with SCRAM-SHA-256 (protocol-flow, "SASL Authentication").

@@ -132,7 +132,8 @@ impl Life {
             Listening::new(ears, realm, Arc::clone(&identity), own, terms.connect)
         });
         let name = identity.name.as_deref();
-        let relay = Relay::new(client.stream, &client.leftover, &shared, place.id.0, name, writes, listening);
+        let mut relay = Relay::new(client.stream, &client.leftover, &shared, place.id.0, name, writes, listening);
+        relay.say(&client.welcome);
         Self {
             relay,
             machine: Continuity::new(settings),
