@@ -276,6 +276,9 @@ fn server_config(files: &ServerFiles) -> Result<ServerConfig, TlsError> {
         TlsError::Setup(format!("certificate {cert} with key {key}: {error}"))
     })?;
     config.alpn_protocols = vec![ALPN.to_vec()];
+    // A client that comes again shows its ticket and is spared the certificate, which is most of a handshake's cost. By
+    // default sessions are remembered instead, and those of 256 clients only.
+    config.ticketer = ring::Ticketer::new().map_err(|error| TlsError::Setup(error.to_string()))?;
     Ok(config)
 }
 
@@ -309,3 +312,6 @@ fn handshake_error(error: io::Error) -> TlsError {
         None => TlsError::Lost(error),
     }
 }
+
+#[cfg(test)]
+mod tests;
