@@ -168,7 +168,7 @@ impl Pipe {
 
     /// Without bytes there is no need of a buffer.
     fn rest(&mut self) {
-        if self.is_empty() {
+        if self.is_empty() && !self.buf.is_empty() {
             (self.start, self.passed, self.end) = (0, 0, 0);
             self.buf.give_back();
         }

@@ -7,9 +7,14 @@ pub mod backend;
 pub mod frontend;
 
 use bytes::{BufMut, BytesMut};
+use memchr::memchr;
+
+/// Room that is made for a frame at least: most are shorter, and a buffer that grows by every field is copied often.
+const ROOM: usize = 128;
 
 /// Appends a frame: the tag, a length word and what `body` writes.
 fn frame(buf: &mut BytesMut, tag: u8, body: impl FnOnce(&mut BytesMut)) {
+    buf.reserve(ROOM);
     buf.put_u8(tag);
     untagged(buf, body);
 }
@@ -26,7 +31,7 @@ fn untagged(buf: &mut BytesMut, body: impl FnOnce(&mut BytesMut)) {
 
 /// Appends a text and its NUL.
 fn text(buf: &mut BytesMut, text: &[u8]) {
-    let end = text.iter().position(|&b| b == 0).unwrap_or(text.len());
+    let end = memchr(0, text).unwrap_or(text.len());
     buf.put_slice(&text[..end]);
     buf.put_u8(0);
 }
