@@ -100,6 +100,11 @@ impl ShutdownWatch {
         *self.phase.borrow()
     }
 
+    /// Its changes, for those who wait for other things too.
+    pub fn changes(&self) -> watch::Receiver<Phase> {
+        self.phase.clone()
+    }
+
     /// Whether new work is to be refused. Cheap: no await, no allocation.
     pub fn is_draining(&self) -> bool {
         self.phase() != Phase::Serving

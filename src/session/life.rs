@@ -7,11 +7,12 @@
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::sync::{OwnedSemaphorePermit, watch};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use tracing::{debug, info, warn};
 
 use crate::backend::Identity;
@@ -22,12 +23,14 @@ use crate::continuity::{Command, Continuity, Input, Settings, Stage, World};
 use crate::error::{Code, Complaint};
 use crate::ids::PodId;
 use crate::metrics::{HoldGauge, Metrics, SessionGauge, SessionState};
+use crate::shutdown::Phase;
 use crate::topology::evidence::Suspicion;
 use crate::topology::routing::{Need, RoutingTable};
 use crate::wire::TxStatus;
 use crate::wire::message::write::backend as write;
 
 use super::ask::ask;
+use super::bell::Bell;
 use super::ear::Home;
 use super::handshake::Client;
 use super::join::{JoinError, Joined};
@@ -59,6 +62,12 @@ pub(super) struct Life {
     relay: Relay,
     machine: Continuity,
     routes: watch::Receiver<Arc<RoutingTable>>,
+    /// There is a new one.
+    table_bell: Bell<Arc<RoutingTable>>,
+    /// The process drains, or stops.
+    phase_bell: Bell<Phase>,
+    /// The next deadline.
+    timer: Option<Pin<Box<Sleep>>>,
     place: Place,
     gauge: SessionGauge,
     joining: Option<Joining>,
@@ -137,6 +146,9 @@ impl Life {
         Self {
             relay,
             machine: Continuity::new(settings),
+            table_bell: Bell::new(client.realm.routes.clone()),
+            phase_bell: Bell::since_ever(shared.shutdown.changes()),
+            timer: None,
             routes: client.realm.routes.clone(),
             realm: client.realm,
             identity,
@@ -229,49 +241,63 @@ impl Life {
         None
     }
 
-    /// Waits for whatever comes first.
+    /// Waits for whatever comes first. What is new about the world comes before more bytes.
     async fn wake(&mut self) -> Woken {
         let deadline = self.machine.poll_timeout().map(Instant::from_std);
-        let deadline = deadline.into_iter().chain(self.replay_until).min();
+        match (deadline.into_iter().chain(self.replay_until).min(), &mut self.timer) {
+            (None, timer) => *timer = None,
+            (Some(deadline), Some(timer)) if timer.deadline() == deadline => {}
+            (Some(deadline), timer) => *timer = Some(Box::pin(sleep_until(deadline))),
+        }
         let free = self.relay.state.pins().is_empty();
         let lends = free && self.shared.terms.pools && !self.relay.keeps_for_channels();
         let leave = self.draining || lends || (self.machine.is_leaving() && free);
-        let waiting = matches!(self.machine.stage(), Stage::Joining { .. } | Stage::Holding(_));
-        let attached = matches!(self.machine.stage(), Stage::Attached { .. } | Stage::Leaving { .. });
-        let writes = *self.machine.need() == Need::Write;
-        let Self { relay, routes, joining, shared, draining, realm, berth, pins, .. } = self;
-        tokio::select! {
-            biased;
-            changed = routes.changed() => match changed {
-                Ok(()) => Woken::Routes,
-                Err(_) => Woken::Stop, // the watch has ended: so does the process
-            },
-            () = async { sleep_until(deadline.unwrap_or_else(Instant::now)).await }, if deadline.is_some() => Woken::Tick,
-            joined = async { match joining { Some(joining) => joining.await, None => std::future::pending().await } } => Woken::Joined(Box::new(joined)),
-            woken = async {
-                if *draining {
-                    shared.shutdown.stopped().await;
-                    return Woken::Stop;
-                }
-                shared.shutdown.draining().await;
-                Woken::Drain
-            } => woken,
-            event = poll_fn(|cx| {
-                let event = if attached { relay.poll_attached(cx, leave) } else { relay.poll_loose(cx, waiting) };
-                relay.count(FLUSH);
-                if *pins != relay.state.pins() {
-                    count_pins(&shared.metrics, *pins, relay.state.pins());
-                    *pins = relay.state.pins();
-                }
-                if relay.take_read_only_hit()
-                    && writes
-                    && let Some(pod) = berth
-                {
-                    (realm.doubt)(pod, Suspicion::ReadOnly);
-                }
-                event
-            }) => Woken::Relay(event),
+        poll_fn(|cx| self.poll_wake(cx, leave)).await
+    }
+
+    fn poll_wake(&mut self, cx: &mut Context<'_>, leave: bool) -> Poll<Woken> {
+        if let Poll::Ready(goes_on) = self.table_bell.poll(cx) {
+            // The watch has ended: so does the process.
+            return Poll::Ready(if goes_on { Woken::Routes } else { Woken::Stop });
         }
+        if self.timer.as_mut().is_some_and(|timer| timer.as_mut().poll(cx).is_ready()) {
+            self.timer = None;
+            return Poll::Ready(Woken::Tick);
+        }
+        if let Some(joining) = &mut self.joining
+            && let Poll::Ready(joined) = joining.as_mut().poll(cx)
+        {
+            return Poll::Ready(Woken::Joined(Box::new(joined)));
+        }
+        while self.phase_bell.poll(cx).is_ready() {
+            match self.shared.shutdown.phase() {
+                Phase::Stopped => return Poll::Ready(Woken::Stop),
+                Phase::Draining if !self.draining => return Poll::Ready(Woken::Drain),
+                Phase::Serving | Phase::Draining => {}
+            }
+        }
+        self.poll_relay(cx, leave).map(Woken::Relay)
+    }
+
+    fn poll_relay(&mut self, cx: &mut Context<'_>, leave: bool) -> Poll<Event> {
+        let event = match self.machine.stage() {
+            Stage::Attached { .. } | Stage::Leaving { .. } => self.relay.poll_attached(cx, leave),
+            Stage::Joining { .. } | Stage::Holding(_) => self.relay.poll_loose(cx, true),
+            Stage::Loose => self.relay.poll_loose(cx, false),
+        };
+        self.relay.count(FLUSH);
+        let pins = self.relay.state.pins();
+        if self.pins != pins {
+            count_pins(&self.shared.metrics, self.pins, pins);
+            self.pins = pins;
+        }
+        if self.relay.take_read_only_hit()
+            && *self.machine.need() == Need::Write
+            && let Some(pod) = &self.berth
+        {
+            (self.realm.doubt)(pod, Suspicion::ReadOnly);
+        }
+        event
     }
 
     async fn react(&mut self, woken: Woken) -> Option<End> {

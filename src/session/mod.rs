@@ -2,6 +2,7 @@
 
 mod answer;
 mod ask;
+mod bell;
 pub mod dice;
 pub mod ear;
 mod handshake;
