@@ -416,10 +416,10 @@ impl Relay {
             if confirmed && let Err(event) = self.tell_heard(cx) {
                 return Poll::Ready(event); // before the end of the unit that waited for it
             }
-            // All that it was joined for is on its way, or needed no backend after all.
+            // All that it was joined for is on its way, and its answer wakes us; or it needed no backend after all.
             let served = self.fresh && self.up.unseen() == 0;
             self.fresh &= !served;
-            if !heard && !asked && !served && !confirmed {
+            if !(heard || asked || confirmed || (served && self.is_idle())) {
                 return Poll::Pending;
             }
         }
@@ -480,8 +480,10 @@ impl Relay {
             (Farewell::Unsaid, Poll::Ready(_)) => Err(Event::ClientGone),
             (Farewell::Sent | Farewell::Unsaid, Poll::Pending) => Ok(false),
             (Farewell::Not, Poll::Pending) => Ok(false),
+            // Where all of it went to the backend, nothing follows but the answer; not so where pgmoor itself has answered.
             (Farewell::Not, Poll::Ready(_)) => {
-                Ok((full && self.up.has_room()) || filled.is_ready() || self.up.unseen() < unseen)
+                let left = self.up.unseen() > 0 || !self.down.is_empty();
+                Ok((full && self.up.has_room()) || filled.is_ready() || (left && self.up.unseen() < unseen))
             }
         }
     }
