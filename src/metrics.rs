@@ -466,8 +466,8 @@ impl Drop for HoldGauge {
     }
 }
 
-fn sessions(registry: &Registry) -> Result<[Arc<ByState>; Endpoint::ALL.len()], prometheus::Error> {
-    let all = gauges(registry, "sessions", "Client sessions by what they are doing.", &["endpoint", "state"])?;
+fn sessions(r: &Registry) -> Result<[Arc<ByState>; Endpoint::ALL.len()], prometheus::Error> {
+    let all = gauges(r, "sessions", "Client sessions by what they are doing.", &["endpoint", "state"])?;
     Ok(Endpoint::ALL.map(|endpoint| {
         let one = |state: SessionState| all.with_label_values(&[endpoint.as_str(), state.as_str()]);
         Arc::new(SessionState::ALL.map(one))
