@@ -1,6 +1,8 @@
 //! Names: what a pod, a session, a timeline or a place in the WAL is called. An address is never an identity.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::ops::Deref;
 use std::sync::Arc;
 
 macro_rules! text_id {
@@ -59,8 +61,12 @@ text_id! {
 }
 
 /// One incarnation of one pod. A new address is the same pod; a new uid is not the same incarnation.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PodId {
+#[derive(Clone, Eq, PartialOrd, Ord)]
+pub struct PodId(Arc<Incarnation>);
+
+/// What a [`PodId`] consists of.
+#[derive(PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Incarnation {
     /// The stable name.
     pub name: PodName,
     /// The incarnation.
@@ -70,7 +76,28 @@ pub struct PodId {
 impl PodId {
     /// Joins a name and an incarnation.
     pub fn new(name: impl AsRef<str>, uid: impl AsRef<str>) -> Self {
-        Self { name: PodName::new(name), uid: PodUid::new(uid) }
+        Self(Arc::new(Incarnation { name: PodName::new(name), uid: PodUid::new(uid) }))
+    }
+}
+
+impl Deref for PodId {
+    type Target = Incarnation;
+
+    fn deref(&self) -> &Incarnation {
+        &self.0
+    }
+}
+
+/// Sessions compare pods for each transaction, mostly the very same.
+impl PartialEq for PodId {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0) || self.0 == other.0
+    }
+}
+
+impl Hash for PodId {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.hash(state);
     }
 }
 

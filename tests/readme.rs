@@ -122,7 +122,7 @@ fn busy() -> Metrics {
         cluster: "orders".into(),
         epoch: Epoch(1),
         primary: Primary::Nobody(Vacancy::Unnamed),
-        pods: [(id.name, route)].into(),
+        pods: [(id.name.clone(), route)].into(),
         floor: Timeline(1),
         stale: false,
         history: None,

@@ -141,7 +141,13 @@ fn simple(times: u64) {
 fn prepared(times: u64) {
     let mut session = Session::new();
     let body = raw::parse("P0_1", SELECT);
-    session.pipeline.parse(b"P0_1", SELECT.as_bytes(), &body[5..], Way::AsItIs, &session.state);
+    session.pipeline.parse(
+        b"P0_1",
+        session.pipeline.read(SELECT.as_bytes(), false),
+        &body[5..],
+        Way::AsItIs,
+        &session.state,
+    );
     session.pipeline.sync(0);
     session.pipeline.parse_complete(&mut session.state);
     session.pipeline.ready(TxStatus::Idle, &mut session.state);
@@ -156,7 +162,13 @@ fn unnamed(times: u64) {
     let mut session = Session::new();
     let body = raw::parse("", SELECT);
     for _ in 0..times {
-        session.pipeline.parse(b"", black_box(SELECT.as_bytes()), black_box(&body[5..]), Way::AsItIs, &session.state);
+        session.pipeline.parse(
+            b"",
+            session.pipeline.read(black_box(SELECT.as_bytes()), false),
+            black_box(&body[5..]),
+            Way::AsItIs,
+            &session.state,
+        );
         session.runs(b"");
         black_box(session.pipeline.parse_complete(&mut session.state));
         black_box(session.pipeline.bind_complete());

@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::debug;
 
-use crate::backend::pool::{Key, Load, Papers, Pools, Slot, Way};
+use crate::backend::pool::{Key, Load, Papers, Parked, Pools, Slot, Way};
 use crate::backend::{self, Backend, Berth};
 use crate::ids::{ClusterName, PodId};
 use crate::metrics::Metrics;
@@ -54,7 +54,7 @@ async fn open(way: Way, slot: Slot, connect: Duration, lifetime: Duration) {
         Ok(Backend { stream, key, parameters, .. }) => {
             let (berth, flavour) = (Berth::new(way.target, key), Arc::clone(&way.identity.flavour));
             let papers = Papers::fresh(berth, flavour, Arc::new(parameters), now + lifetime);
-            slot.park(stream, papers);
+            slot.park(Box::new(Parked { stream, papers }));
         }
         Err(error) => debug!(%error, pod = %way.target.pod, "no backend opened to be idle"),
     }

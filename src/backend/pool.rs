@@ -141,6 +141,11 @@ pub struct Papers {
 }
 
 impl Papers {
+    /// It was logged in with these startup parameters.
+    pub fn is_of(&self, flavour: &Arc<Vec<(String, String)>>) -> bool {
+        Arc::ptr_eq(&self.flavour, flavour) || self.flavour == *flavour
+    }
+
     /// Of a backend that was just logged in.
     pub fn fresh(
         berth: Arc<Berth>,
@@ -287,7 +292,8 @@ impl Pools {
             if inner.shelf.open() >= bounds.min.min(bounds.size) || inner.closed {
                 return None;
             }
-            let found = inner.shelf.find(bounds.size, |_| Fit::Not, || pool.pod.take(bounds.pod_size));
+            let room = |open: usize| open < bounds.size && pool.pod.take(bounds.pod_size);
+            let found = inner.shelf.find(|_| Fit::Not, room);
             drop(inner);
             matches!(found, Found::Room).then(|| (way, Slot::lend(&pool)))
         };
@@ -316,14 +322,14 @@ impl Pool {
             return Answer::Closed;
         }
         let mut full = false;
-        let bounds = &self.shared.bounds;
+        let bounds = || *self.shared.bounds.read();
         let found = loop {
-            let room = || {
-                full = !self.pod.take(bounds.read().pod_size);
-                !full
+            let room = |open: usize| {
+                let Bounds { size, pod_size, .. } = bounds();
+                full = open < size && !self.pod.take(pod_size);
+                open < size && !full
             };
-            let size = bounds.read().size;
-            match inner.shelf.find(size, |parked| fit(&parked.papers), room) {
+            match inner.shelf.find(|parked| fit(&parked.papers), room) {
                 Found::Idle(mut parked) => {
                     if parked.is_alive() {
                         break Found::Idle(parked);
@@ -362,11 +368,6 @@ impl Pool {
         &self.key.pod
     }
 
-    /// The pod is not to be used any more.
-    pub fn is_closed(&self) -> bool {
-        self.inner.lock().closed
-    }
-
     /// What it has now.
     pub fn load(&self) -> Load {
         let inner = self.inner.lock();
@@ -384,6 +385,7 @@ impl Pool {
         for other in others {
             let evicted = other.inner.lock().shelf.evict();
             if evicted.is_some() {
+                drop(evicted); // closed before another is opened
                 other.freed();
                 return;
             }
@@ -504,15 +506,15 @@ impl Slot {
     }
 
     /// Gives a backend back, in a state that is known: to the first in line, or to the shelf.
-    pub fn park(mut self, stream: Stream, papers: Papers) {
+    pub fn park(mut self, parked: Box<Parked>) {
         let Some(pool) = self.pool.take() else { return };
         pool.pod.lent.fetch_sub(1, Ordering::Relaxed);
         if pool.pod.hungry.load(Ordering::Relaxed) > 0 {
             // Another pool of this pod is owed room.
-            drop((stream, papers));
+            drop(parked);
             pool.freed();
         } else {
-            pool.park(Box::new(Parked { stream, papers }));
+            pool.park(parked);
         }
     }
 
@@ -561,7 +563,7 @@ impl Drop for Turn {
         self.pool.inner.lock().shelf.leave(self.ticket);
         self.grant.close();
         if let Ok(Grant::Backend(parked, slot)) = self.grant.try_recv() {
-            slot.park(parked.stream, parked.papers);
+            slot.park(parked);
         }
     }
 }

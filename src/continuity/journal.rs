@@ -10,6 +10,7 @@
 //! protocol-flow, "Asynchronous Operations"). The journal begins anew whenever a ReadyForQuery says "idle", and so
 //! it holds one transaction, or one unit outside of any, and those that are pipelined behind it.
 
+use twox_hash::XxHash3_128;
 use twox_hash::xxhash3_128::{DEFAULT_SECRET_LENGTH, RawHasher, SecretBuffer};
 
 /// A buffer that grew beyond this is given back when its transaction ends: most sessions are idle most of the time.
@@ -56,11 +57,16 @@ impl Spoiled {
 /// XXH3 of 128 bits, by the widest registers that the machine it runs on has.
 type Hash = RawHasher<&'static [u8; DEFAULT_SECRET_LENGTH]>;
 
+/// Answers no longer than this are remembered as they are: most are, and a hash in progress is larger.
+const SHORT: usize = 240;
+
 /// Bytes of answers, in the order in which the client got them.
 #[derive(Default)]
 struct Heard {
     count: u64,
-    /// Only while bytes were heard: it is larger than all the rest of a journal.
+    /// All of them, while they are few.
+    short: Vec<u8>,
+    /// All of them, once they are more.
     hash: Option<Box<Hash>>,
 }
 
@@ -217,17 +223,26 @@ impl Heard {
     fn add(&mut self, bytes: &[u8]) {
         if !bytes.is_empty() {
             self.count += bytes.len() as u64;
-            self.hash.get_or_insert_with(|| Box::new(Hash::new(SecretBuffer::default()))).write(bytes);
+            match &mut self.hash {
+                Some(hash) => hash.write(bytes),
+                None if self.count <= SHORT as u64 => self.short.extend_from_slice(bytes),
+                None => {
+                    let hash = self.hash.insert(Box::new(Hash::new(SecretBuffer::default())));
+                    hash.write(&self.short);
+                    hash.write(bytes);
+                }
+            }
         }
     }
 
     /// Of all that was heard.
     fn digest(&self) -> u128 {
-        self.hash.as_ref().map_or(0, |hash| hash.finish_128())
+        self.hash.as_ref().map_or_else(|| XxHash3_128::oneshot(&self.short), |hash| hash.finish_128())
     }
 
     fn clear(&mut self) {
         (self.count, self.hash) = (0, None);
+        self.short.clear();
     }
 }
 

@@ -65,8 +65,8 @@ pub struct World<'a> {
     pub table: &'a RoutingTable,
     /// Sessions of this pgmoor on a pod.
     pub load: &'a dyn Fn(&PodId) -> usize,
-    /// Any number: breaks ties.
-    pub dice: u64,
+    /// Throws the dice: any number, breaks ties.
+    pub dice: &'a dyn Fn() -> u64,
 }
 
 /// What happens to a session.
@@ -239,7 +239,8 @@ impl Continuity {
     /// Looks for a pod: joins it, or holds.
     fn seek(&mut self, mut wait: Wait, world: World<'_>) {
         wait.retry = None;
-        match world.table.choose(&self.settings.need, self.settings.zone.as_ref(), world.load, world.dice) {
+        let dice = if matches!(self.settings.need, Need::Read { .. }) { (world.dice)() } else { 0 };
+        match world.table.choose(&self.settings.need, self.settings.zone.as_ref(), world.load, dice) {
             Choice::To { pod, address } => {
                 self.commands.push_back(Command::Join { pod: pod.clone(), address });
                 self.stage = Stage::Joining { pod, wait };

@@ -258,13 +258,20 @@ impl Pipeline {
     }
 
     /// A Parse goes out whole.
-    pub fn parse(&mut self, name: &[u8], text: &[u8], body: &[u8], way: Way, state: &State) {
-        self.push_parse(name, self.read(text, false), body, way, state);
+    pub fn parse(&mut self, name: &[u8], meaning: Meaning, body: &[u8], way: Way, state: &State) {
+        let kept = (body.len() <= state.limit()).then(|| {
+            let mut kept = if name.is_empty() { std::mem::take(&mut self.spare) } else { Vec::new() };
+            kept.clear();
+            kept.extend_from_slice(body);
+            kept
+        });
+        self.tells |= tells(&meaning);
+        self.push(Owed::Parse { name: name.to_vec(), body: kept, meaning, way });
     }
 
     /// A Parse too large for one buffer begins; its body goes on with [`Self::parse_goes_on`].
     pub fn parse_begins(&mut self, name: &[u8], text: &[u8], part: &[u8], state: &State) {
-        self.push_parse(name, self.read(text, true), part, Way::AsItIs, state);
+        self.parse(name, self.read(text, true), part, Way::AsItIs, state);
     }
 
     /// More of the body of the last frame: kept if that is a Parse, while there is room for it.
@@ -275,17 +282,6 @@ impl Pipeline {
         } else if let Some(kept) = body {
             kept.extend_from_slice(part);
         }
-    }
-
-    fn push_parse(&mut self, name: &[u8], meaning: Meaning, body: &[u8], way: Way, state: &State) {
-        let kept = (body.len() <= state.limit()).then(|| {
-            let mut kept = if name.is_empty() { std::mem::take(&mut self.spare) } else { Vec::new() };
-            kept.clear();
-            kept.extend_from_slice(body);
-            kept
-        });
-        self.tells |= tells(&meaning);
-        self.push(Owed::Parse { name: name.to_vec(), body: kept, meaning, way });
     }
 
     /// What a request that has not been sent would do. `body`: its frame's, if it is there whole.

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use memchr::memchr;
+
 use crate::wire::sql::{self, Column, Hints, Scope, Verb};
 
 /// A text that may touch session state or the transaction: its statements, in order.
@@ -35,7 +37,7 @@ pub type Meaning = Option<Arc<Script>>;
 /// Reads `text`; `None` when it is one statement that can touch neither session state nor the transaction.
 /// `cut` says that only the beginning of a longer text is here: then it is never "nothing".
 pub fn read(text: &[u8], cut: bool) -> Meaning {
-    if !cut && sql::glance(text) && !(text.contains(&b'(') && calls_strangers(text)) {
+    if !cut && sql::glance(text) && !(memchr(b'(', text).is_some() && calls_strangers(text)) {
         return None;
     }
     let acts: Vec<Act> = sql::statements(text)

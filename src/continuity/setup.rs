@@ -22,6 +22,11 @@ impl Setup {
         Self { transactional: state.left_behind(), prepared: state.own_named(), touched }
     }
 
+    /// Settings that are equal become one: comparing them again is looking at a pointer.
+    pub fn share(&self, state: &mut State) {
+        state.share(&self.transactional);
+    }
+
     /// Nothing has to be changed for this session.
     pub fn fits(&self, state: &State) -> bool {
         !self.is_strange(state) && same(&self.transactional, state.shared()) && same(&self.prepared, &state.own_named())

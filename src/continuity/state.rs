@@ -143,6 +143,13 @@ impl State {
         self.marks.first().map_or(&self.now, |mark| &mark.before)
     }
 
+    /// Takes equal settings in the place of its own.
+    pub(super) fn share(&mut self, others: &Arc<Transactional>) {
+        if self.marks.is_empty() && !Arc::ptr_eq(&self.now, others) && self.now == *others {
+            self.now = Arc::clone(others);
+        }
+    }
+
     /// The same as its backend has it, which may have been reset to the name of its own login.
     pub(super) fn left_behind(&mut self) -> Arc<Transactional> {
         if !std::mem::take(&mut self.nameless) {

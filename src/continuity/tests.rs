@@ -76,7 +76,7 @@ fn machine(need: Need) -> Continuity {
 
 fn step(machine: &mut Continuity, now: Instant, look: Look, input: Input) -> Vec<Command> {
     let table = table(look);
-    machine.handle(now, World { table: &table, load: &|_| 0, dice: 0 }, input);
+    machine.handle(now, World { table: &table, load: &|_| 0, dice: &|| 0 }, input);
     std::iter::from_fn(|| machine.poll()).collect()
 }
 

@@ -38,6 +38,8 @@ pub struct Pipe {
     passed: usize,
     end: usize,
     scanner: Scanner,
+    /// Bytes that were passed or skipped, ever.
+    taken: u64,
     moved: u64,
     /// What suits the bytes that came last.
     size: Size,
@@ -54,6 +56,7 @@ impl Pipe {
             passed: 0,
             end: 0,
             scanner: Scanner::new(interest, max_frame),
+            taken: 0,
             moved: 0,
             size: Size::Usual,
             unflushed: false,
@@ -199,13 +202,20 @@ impl Pipe {
         self.scanner.set_interest(interest);
     }
 
+    /// Where the next byte to look at stands in all that ever came.
+    pub fn position(&self) -> u64 {
+        self.taken
+    }
+
     /// The next `count` bytes may be written.
     pub fn pass(&mut self, count: usize) {
         self.passed += count;
+        self.taken += count as u64;
     }
 
     /// The next `count` bytes are thrown away.
     pub fn skip(&mut self, count: usize) {
+        self.taken += count as u64;
         if self.is_drained() {
             self.start += count;
             self.passed += count;

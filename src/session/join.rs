@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
 use crate::backend::gate::{Gates, Permit};
-use crate::backend::pool::{Answer, Grant, Papers, Parked, Slot, Way};
+use crate::backend::pool::{Grant, Papers, Parked, Slot, Way};
 use crate::backend::{self, Backend, Berth, ConnectError, Identity, Target};
 use crate::continuity::commit::{Mark, Verdict};
 use crate::continuity::inquest::{Inquest, Step};
@@ -18,7 +18,6 @@ use crate::continuity::state::State;
 use crate::error::{Code, Complaint};
 use crate::ids::PodName;
 use crate::metrics::{JoinStep, Metrics};
-use crate::net::Stream;
 use crate::topology::evidence::Suspicion;
 use crate::topology::routing::RoutingTable;
 use crate::wire::TxStatus;
@@ -33,8 +32,6 @@ const PAUSE: Duration = Duration::from_millis(50);
 pub(super) struct Order {
     pub(super) target: Target,
     pub(super) identity: Arc<Identity>,
-    /// What the pool has for it, or will have.
-    pub(super) answer: Answer,
     /// The state to bring it to.
     pub(super) state: State,
     /// Inside a transaction that has failed.
@@ -71,8 +68,7 @@ pub(super) struct Case {
 /// A backend in the session's state.
 #[derive(Debug)]
 pub(super) struct Joined {
-    pub(super) stream: Stream,
-    pub(super) papers: Papers,
+    pub(super) backend: Box<Parked>,
     pub(super) slot: Slot,
     /// Bytes for the client that came while restoring, or after.
     pub(super) received: BytesMut,
@@ -93,24 +89,14 @@ pub(super) enum JoinError {
 }
 
 /// Joins one backend: an idle one, or a new one.
-pub(super) async fn join(mut order: Order) -> Result<Joined, JoinError> {
-    let answer = std::mem::replace(&mut order.answer, Answer::Closed);
-    let grant = match answer {
-        Answer::Now(grant) => Some(grant),
-        Answer::Later(turn) => turn.await,
-        Answer::Closed => None,
-    };
+pub(super) async fn join(order: Order, grant: Grant) -> Result<Joined, JoinError> {
     match grant {
-        None => {
-            let words = format!("{} is not to be used any more", order.target.pod);
-            Err(JoinError::Later(Suspicion::ConnectFailed, words))
-        }
-        Some(Grant::Backend(parked, slot)) => {
+        Grant::Backend(parked, slot) => {
             let Parked { stream, papers } = *parked;
             let talk = Talk::new(stream, BytesMut::new(), Arc::clone(&papers.parameters));
             bring(order, talk, papers, slot, None).await
         }
-        Some(Grant::Room(slot)) => open(order, slot).await,
+        Grant::Room(slot) => open(order, slot).await,
     }
 }
 
@@ -177,7 +163,8 @@ async fn bring(
     papers.parameters = parameters;
     papers.unnamed = None; // a simple query ends it
     papers.setup.settle(&state);
-    Ok(Joined { stream, papers, slot, received, status, verdict })
+    let backend = Box::new(Parked { stream, papers });
+    Ok(Joined { backend, slot, received, status, verdict })
 }
 
 fn refusal(error: ConnectError) -> JoinError {

@@ -16,7 +16,7 @@ use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use tracing::{debug, info, warn};
 
 use crate::backend::Identity;
-use crate::backend::pool::{Pool, Slot};
+use crate::backend::pool::{Grant, Pool, Slot};
 use crate::continuity::ask::Asked;
 use crate::continuity::pins::Pins;
 use crate::continuity::{Command, Continuity, Input, Settings, Stage, World};
@@ -41,6 +41,7 @@ use super::{LAST_WORD, Realm, Shared, answer};
 mod boarding;
 mod parting;
 
+use boarding::Line;
 use parting::{DRAINED, take_leave};
 
 /// Waits between two tries to join, at first and at most.
@@ -62,6 +63,8 @@ pub(super) struct Life {
     relay: Relay,
     machine: Continuity,
     routes: watch::Receiver<Arc<RoutingTable>>,
+    /// What that said last.
+    table: Arc<RoutingTable>,
     /// There is a new one.
     table_bell: Bell<Arc<RoutingTable>>,
     /// The process drains, or stops.
@@ -71,6 +74,8 @@ pub(super) struct Life {
     place: Place,
     gauge: SessionGauge,
     joining: Option<Joining>,
+    /// Its place in line for a backend.
+    line: Option<Box<Line>>,
     /// The pool of the pod it was on last.
     pool: Option<Arc<Pool>>,
     /// It stands in line there, or did so last.
@@ -105,6 +110,8 @@ enum Woken {
     Routes,
     Tick,
     Joined(Box<Result<Joined, JoinError>>),
+    /// Its turn in line; `None`: there is no line any more.
+    Turn(Option<Grant>),
     Relay(Event),
     Drain,
     Stop,
@@ -134,6 +141,8 @@ impl Life {
             retry_most: RETRY.1,
         };
         let identity = Arc::new(client.identity);
+        let mut routes = client.realm.routes.clone();
+        let table = Arc::clone(&routes.borrow_and_update());
         let home = Home::new(&client.realm.name, &identity.database);
         let listening = (terms.pools && writes).then(|| {
             let own = place.key().process_id;
@@ -146,15 +155,17 @@ impl Life {
         Self {
             relay,
             machine: Continuity::new(settings),
-            table_bell: Bell::new(client.realm.routes.clone()),
+            table_bell: Bell::new(routes.clone()),
             phase_bell: Bell::since_ever(shared.shutdown.changes()),
             timer: None,
-            routes: client.realm.routes.clone(),
+            routes,
+            table,
             realm: client.realm,
             identity,
             place,
             gauge,
             joining: None,
+            line: None,
             pool: None,
             queued: false,
             slot: None,
@@ -191,10 +202,16 @@ impl Life {
 
     /// Puts an input to the machine, with the world as it is now.
     fn decide(&mut self, input: Input) {
-        let table = Arc::clone(&self.routes.borrow_and_update());
-        let pools = &self.shared.pools;
-        let world = World { table: &table, load: &|pod| pools.lent(pod), dice: self.shared.dice.roll() };
+        if self.routes.has_changed().unwrap_or(false) {
+            self.table = Arc::clone(&self.routes.borrow_and_update());
+        }
+        let Shared { pools, dice, .. } = &*self.shared;
+        let world = World { table: &self.table, load: &|pod| pools.lent(pod), dice: &|| dice.roll() };
         self.machine.handle(Instant::now().into_std(), world, input);
+    }
+
+    /// Counts it where it stands now.
+    fn be_counted(&mut self) {
         let state = match self.machine.stage() {
             Stage::Loose => SessionState::Loose,
             Stage::Holding(_) => SessionState::Held,
@@ -212,7 +229,7 @@ impl Life {
         while let Some(command) = self.machine.poll() {
             match command {
                 Command::Join { pod, address } => self.order(pod, address),
-                Command::StopJoin => self.joining = None,
+                Command::StopJoin => (self.joining, self.line) = (None, None),
                 Command::Hold => match Arc::clone(&self.shared.held).try_acquire_owned() {
                     Ok(permit) => self.held = Some((permit, self.shared.metrics.hold())),
                     Err(_) => self.decide(Input::HoldRefused),
@@ -243,19 +260,17 @@ impl Life {
 
     /// Waits for whatever comes first. What is new about the world comes before more bytes.
     async fn wake(&mut self) -> Woken {
+        self.be_counted();
         let deadline = self.machine.poll_timeout().map(Instant::from_std);
         match (deadline.into_iter().chain(self.replay_until).min(), &mut self.timer) {
             (None, timer) => *timer = None,
             (Some(deadline), Some(timer)) if timer.deadline() == deadline => {}
             (Some(deadline), timer) => *timer = Some(Box::pin(sleep_until(deadline))),
         }
-        let free = self.relay.state.pins().is_empty();
-        let lends = free && self.shared.terms.pools && !self.relay.keeps_for_channels();
-        let leave = self.draining || lends || (self.machine.is_leaving() && free);
-        poll_fn(|cx| self.poll_wake(cx, leave)).await
+        poll_fn(|cx| self.poll_wake(cx)).await
     }
 
-    fn poll_wake(&mut self, cx: &mut Context<'_>, leave: bool) -> Poll<Woken> {
+    fn poll_wake(&mut self, cx: &mut Context<'_>) -> Poll<Woken> {
         if let Poll::Ready(goes_on) = self.table_bell.poll(cx) {
             // The watch has ended: so does the process.
             return Poll::Ready(if goes_on { Woken::Routes } else { Woken::Stop });
@@ -269,6 +284,11 @@ impl Life {
         {
             return Poll::Ready(Woken::Joined(Box::new(joined)));
         }
+        if let Some(line) = &mut self.line
+            && let Poll::Ready(grant) = Pin::new(&mut line.turn).poll(cx)
+        {
+            return Poll::Ready(Woken::Turn(grant));
+        }
         while self.phase_bell.poll(cx).is_ready() {
             match self.shared.shutdown.phase() {
                 Phase::Stopped => return Poll::Ready(Woken::Stop),
@@ -276,12 +296,22 @@ impl Life {
                 Phase::Serving | Phase::Draining => {}
             }
         }
-        self.poll_relay(cx, leave).map(Woken::Relay)
+        self.poll_relay(cx).map(Woken::Relay)
     }
 
-    fn poll_relay(&mut self, cx: &mut Context<'_>, leave: bool) -> Poll<Event> {
+    /// At an idle boundary the session leaves the backend it has, or is to be asked whether it does.
+    fn leaves(&self) -> bool {
+        let free = self.relay.state.pins().is_empty();
+        let lends = free && self.shared.terms.pools && !self.relay.keeps_for_channels();
+        self.draining || lends || (self.machine.is_leaving() && free)
+    }
+
+    fn poll_relay(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
         let event = match self.machine.stage() {
-            Stage::Attached { .. } | Stage::Leaving { .. } => self.relay.poll_attached(cx, leave),
+            Stage::Attached { .. } | Stage::Leaving { .. } => {
+                let leave = self.leaves();
+                self.relay.poll_attached(cx, leave)
+            }
             Stage::Joining { .. } | Stage::Holding(_) => self.relay.poll_loose(cx, true),
             Stage::Loose => self.relay.poll_loose(cx, false),
         };
@@ -315,6 +345,16 @@ impl Life {
                 match *joined {
                     Ok(joined) => return self.attach(joined),
                     Err(error) => return self.not_joined(error),
+                }
+            }
+            Woken::Turn(grant) => {
+                if let Some(line) = self.line.take() {
+                    let Line { pod, address, turn } = *line;
+                    drop(turn);
+                    match grant {
+                        Some(grant) => self.granted(address, pod, grant),
+                        None => self.not_granted(&pod),
+                    }
                 }
             }
             Woken::Drain => {
@@ -370,15 +410,9 @@ impl Life {
     }
 
     fn not_joined(&mut self, error: JoinError) -> Option<End> {
-        self.queued = false;
         match error {
             JoinError::Later(suspicion, words) => {
-                if let Stage::Joining { pod, .. } = self.machine.stage() {
-                    debug!(%pod, words, "backend not joined");
-                    (self.realm.doubt)(pod, suspicion);
-                }
-                self.refusal = Some(words);
-                self.decide(Input::JoinFailed);
+                self.try_later(suspicion, words);
                 None
             }
             JoinError::Refused(body) => {
@@ -390,6 +424,17 @@ impl Life {
                 Some(End::Said(complaint))
             }
         }
+    }
+
+    /// Another try, perhaps elsewhere, may help.
+    fn try_later(&mut self, suspicion: Suspicion, words: String) {
+        if let Stage::Joining { pod, .. } = self.machine.stage() {
+            debug!(%pod, words, "backend not joined");
+            (self.realm.doubt)(pod, suspicion);
+        }
+        self.refusal = Some(words);
+        self.queued = false;
+        self.decide(Input::JoinFailed);
     }
 
     /// An idle boundary that somebody waited for.
@@ -425,20 +470,20 @@ impl Life {
     /// Asks the backend what the session has built up.
     async fn ask(&mut self, patience: Duration) -> Option<End> {
         let deadline = Instant::now() + patience;
-        let (mut stream, mut unseen) = self.relay.lend()?;
-        match ask(&mut stream, &self.identity.user, &mut self.relay.state, deadline).await {
+        let (mut backend, mut unseen) = self.relay.lend()?;
+        match ask(&mut backend.stream, &self.identity.user, &mut self.relay.state, deadline).await {
             Ok((asked, others)) => {
                 if asked == Asked::Failed {
                     warn!("the backend could not say what its session has built up: going by what was seen");
                     self.relay.state.give_up_doubt();
                 }
                 unseen.extend_from_slice(&others);
-                self.relay.reattach(stream, &unseen);
+                self.relay.reattach(backend, &unseen);
                 None
             }
             Err(_) => {
                 self.relay.state.give_up_doubt();
-                drop(stream);
+                drop(backend);
                 self.lost(Suspicion::Vanished)
             }
         }
@@ -502,7 +547,7 @@ impl Life {
             self.give_back();
         }
         self.place.moor(None);
-        (self.joining, self.held) = (None, None); // nobody waits behind a client that reads nothing
+        (self.joining, self.line, self.held) = (None, None, None); // nobody waits behind a client that reads nothing
         if !message.is_empty() {
             self.relay.say(&message);
         }

@@ -11,7 +11,7 @@ use bytes::BytesMut;
 use tokio::io::AsyncWriteExt;
 
 use crate::backend::Parameters;
-use crate::backend::pool::Papers;
+use crate::backend::pool::{Papers, Parked};
 use crate::continuity::journal::Journal;
 use crate::continuity::loss::{Aftermath, Answer, Word};
 use crate::continuity::pipeline::Pipeline;
@@ -30,6 +30,7 @@ use crate::wire::{MAX_BACKEND_FRAME, TxStatus, backend, frontend};
 
 use super::{Shared, answer};
 
+use front::Read;
 use guard::{End, Guard};
 use replay::Lost;
 
@@ -37,6 +38,7 @@ pub(super) use listen::Listening;
 pub(super) use replay::Fate;
 
 mod begin;
+mod front;
 mod guard;
 mod listen;
 mod observe;
@@ -144,9 +146,8 @@ pub(super) struct Relay {
     /// Prepared statements a backend keeps at most.
     statements: usize,
     client: Stream,
-    backend: Option<Stream>,
-    /// What is known of the backend.
-    papers: Option<Papers>,
+    /// With what is known of it.
+    backend: Option<Box<Parked>>,
     up: Pipe,
     down: Pipe,
     pub(super) pipeline: Pipeline,
@@ -154,6 +155,8 @@ pub(super) struct Relay {
     /// What the client knows of its server's reported settings.
     pub(super) told: Parameters,
     reading: Reading,
+    /// The text at the front.
+    read: Option<Read>,
     farewell: Farewell,
     /// A transaction was lost while the client was silent: its next request is told.
     untold: bool,
@@ -214,13 +217,13 @@ impl Relay {
             statements: terms.statements,
             client,
             backend: None,
-            papers: None,
             up,
             down: Pipe::new(FROM_BACKEND, MAX_BACKEND_FRAME),
             pipeline: Pipeline::default(),
             state: State::new(terms.session_state).called(name).of(owner, listening.is_some()),
             told: Parameters::default(),
             reading: Reading::Requests,
+            read: None,
             farewell: Farewell::Not,
             untold: false,
             dying: None,
@@ -246,23 +249,26 @@ impl Relay {
 
     /// Takes a backend that was brought to this session's state. `received`: bytes read beyond its last ReadyForQuery.
     /// The client is told at once what differs from what it knew of its server.
-    pub(super) fn attach(&mut self, stream: Stream, received: &[u8], mut papers: Papers) {
+    pub(super) fn attach(&mut self, mut backend: Box<Parked>, received: &[u8]) {
         if !self.is_open() {
-            self.tell_news(&mut papers.parameters);
+            self.tell_news(&mut backend.papers.parameters);
         }
-        self.take(stream, received, papers);
+        self.take(backend, received);
     }
 
-    fn take(&mut self, stream: Stream, received: &[u8], mut papers: Papers) {
+    fn take(&mut self, mut backend: Box<Parked>, received: &[u8]) {
+        let papers = &mut backend.papers;
         let known = std::mem::take(&mut papers.guard);
-        self.guard.arrived(papers.berth.target.pod.name.clone(), known);
-        let conforming = papers.parameters.get("standard_conforming_strings").is_none_or(|value| value == "on");
-        self.pipeline.conforming_strings(conforming);
+        self.guard.arrived(papers.berth.target.pod.clone(), known);
+        // What the client was told of is known.
+        if !Arc::ptr_eq(&papers.parameters, &self.told) {
+            let conforming = papers.parameters.get("standard_conforming_strings").is_none_or(|value| value == "on");
+            self.pipeline.conforming_strings(conforming);
+        }
         if !received.is_empty() {
             self.down.append(received);
         }
-        self.backend = Some(stream);
-        self.papers = Some(papers);
+        self.backend = Some(backend);
         self.down.set_interest(FROM_BACKEND);
         self.dying = None;
         self.read_only_hit = false;
@@ -271,14 +277,16 @@ impl Relay {
     }
 
     /// Takes an idle backend of the pool, which is brought to this session's state with the first request.
-    pub(super) fn board(&mut self, stream: Stream, mut papers: Papers) {
+    pub(super) fn board(&mut self, mut backend: Box<Parked>) {
+        let papers = &mut backend.papers;
         let way = Restore::between(&papers.setup, &self.state, false, self.listening.is_none());
         papers.unnamed = papers.unnamed.filter(|_| !way.ends_unnamed());
         papers.setup.settle(&self.state);
         if way.is_empty() {
-            return self.attach(stream, &[], papers);
+            papers.setup.share(&mut self.state);
+            return self.attach(backend, &[]);
         }
-        self.take(stream, &[], papers);
+        self.take(backend, &[]);
         self.up.inject(way.packet());
         self.pipeline.set_up();
         self.down.set_interest(FROM_BACKEND_ROWS);
@@ -292,52 +300,61 @@ impl Relay {
 
     /// Whether the request that waits can be sent with the way to the session's state before it: it does not begin with what
     /// ends a failed transaction.
-    pub(super) fn may_board(&self) -> bool {
+    pub(super) fn may_board(&mut self) -> bool {
         if self.unrun || self.is_open() || self.pipeline.status() == TxStatus::Failed {
             return false;
         }
-        let ends = |(tag, body)| self.pipeline.meaning_of(tag, body).is_some_and(|script| script.ends_first());
-        self.begun || self.up.peek().is_some_and(|front| !ends(front))
+        let meaning = match self.up.peek() {
+            None => return self.begun,
+            Some((frontend::BIND, body)) => self.pipeline.meaning_of(frontend::BIND, body),
+            Some(_) => self.front_meaning(),
+        };
+        self.begun || !meaning.is_some_and(|script| script.ends_first())
     }
 
     /// Gives up the backend at an idle boundary.
     pub(super) fn detach(&mut self) -> Option<Stream> {
         self.down.cut_source();
-        self.papers = None;
-        self.backend.take()
+        self.backend.take().map(|backend| backend.stream)
+    }
+
+    /// What is known of the backend.
+    fn papers(&mut self) -> Option<&mut Papers> {
+        self.backend.as_deref_mut().map(|backend| &mut backend.papers)
     }
 
     /// The same, with what is known of it, to be given to another session. `None`: it is not in a state that is known.
-    pub(super) fn give_back(&mut self) -> Option<(Stream, Papers)> {
+    pub(super) fn give_back(&mut self) -> Option<Box<Parked>> {
         let known = self.is_idle()
             && self.down.is_empty()
             && !self.ended
-            && !self.papers.as_ref().is_some_and(|papers| papers.listened)
+            && !self.backend.as_ref().is_some_and(|backend| backend.papers.listened)
             && self.farewell != Farewell::Sent
             && !self.state.in_doubt()
             && self.state.pins().is_empty();
-        let mut papers = self.papers.take()?;
-        let stream = self.detach()?;
+        self.down.cut_source();
+        let mut backend = self.backend.take()?;
+        let papers = &mut backend.papers;
         papers.guard = self.guard.left();
         // Touched by this session before, and not reset since.
         let before = papers.setup.touched();
         papers.setup = Setup::left_by(&mut self.state);
         papers.setup.keep_touch(before);
-        known.then_some((stream, papers))
+        known.then_some(backend)
     }
 
     /// Lends the backend for a question of our own; what it has sent and was not passed on comes again with [`Self::reattach`].
-    pub(super) fn lend(&mut self) -> Option<(Stream, BytesMut)> {
+    pub(super) fn lend(&mut self) -> Option<(Box<Parked>, BytesMut)> {
         let unseen = BytesMut::from(self.down.front(self.down.unseen()));
         self.down.cut_source();
         Some((self.backend.take()?, unseen))
     }
 
     /// Takes the same backend back after a question of our own; `others` came for the client meanwhile.
-    pub(super) fn reattach(&mut self, stream: Stream, others: &[u8]) {
+    pub(super) fn reattach(&mut self, backend: Box<Parked>, others: &[u8]) {
         self.withheld = false;
         self.down.append(others);
-        self.backend = Some(stream);
+        self.backend = Some(backend);
     }
 
     /// Counts the bytes moved, once they are more than `least`: the counters are shared by all sessions.
@@ -429,9 +446,9 @@ impl Relay {
 
     /// Backend to buffer, a look at what came, buffer to client. Says whether to come again at once.
     fn poll_backend(&mut self, cx: &mut Context<'_>) -> Result<bool, Event> {
-        let Some(stream) = self.backend.as_mut() else { return Err(Event::BackendLost(Suspicion::Vanished)) };
+        let Some(backend) = self.backend.as_mut() else { return Err(Event::BackendLost(Suspicion::Vanished)) };
         let full = !self.down.has_room();
-        let filled = self.down.poll_fill(cx, stream);
+        let filled = self.down.poll_fill(cx, &mut backend.stream);
         let unseen = self.down.unseen();
         self.observe_backend()?;
         if self.down.poll_drain(cx, &mut self.client).map_err(|_| Event::ClientGone)?.is_pending()
@@ -464,8 +481,8 @@ impl Relay {
         }
         let unseen = self.up.unseen();
         self.observe_client(stop)?;
-        let Some(stream) = self.backend.as_mut() else { return Ok(false) };
-        let drained = self.up.poll_drain(cx, stream);
+        let Some(backend) = self.backend.as_mut() else { return Ok(false) };
+        let drained = self.up.poll_drain(cx, &mut backend.stream);
         if matches!(drained, Poll::Ready(Err(_))) {
             // Not judged here: what the backend said last is still to be read.
             self.up.cut_sink();
@@ -496,8 +513,8 @@ impl Relay {
         }
         let unseen = self.up.unseen();
         self.observe_client(false)?;
-        let Some(stream) = self.backend.as_mut() else { return Ok(false) };
-        match self.up.poll_drain(cx, stream) {
+        let Some(backend) = self.backend.as_mut() else { return Ok(false) };
+        match self.up.poll_drain(cx, &mut backend.stream) {
             Poll::Ready(Err(_)) => {
                 self.up.cut_sink();
                 self.dying.get_or_insert(Suspicion::Vanished);

@@ -95,7 +95,7 @@ impl Link {
                 write::parse(packet, name, text, &[]);
                 let body = packet[start + HEADER_LEN..].to_vec();
                 let parse = Parse::read(&body).unwrap();
-                pipeline.parse(parse.name, parse.query, &body, Way::AsItIs, state);
+                pipeline.parse(parse.name, pipeline.read(parse.query, false), &body, Way::AsItIs, state);
             }
             Part::Bind(portal, name) => {
                 write::bind(packet, portal, name, &[]);

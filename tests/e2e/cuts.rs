@@ -132,10 +132,15 @@ impl Cut {
         Self { id, point, sprung, gone, passed }
     }
 
-    /// It was where it should be; what was not cut had no byte there, and the last one of each way is none.
+    /// It was where it should be; what was not cut had no byte there. The last point of each way is behind the transaction's own
+    /// bytes: what is cut there is the next one's, which has the backend as soon as this one was answered.
     fn is_exact(&self) -> bool {
-        let Self { point, sprung, gone, .. } = self;
-        if *sprung { *gone == point.at && !point.last } else { *gone <= point.at }
+        let Self { point, sprung, gone, passed, .. } = self;
+        match (*sprung, point.last) {
+            (false, _) => *gone <= point.at,
+            (true, false) => *gone == point.at,
+            (true, true) => *gone == point.at && passed.commit && passed.answer,
+        }
     }
 }
 

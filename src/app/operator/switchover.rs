@@ -161,7 +161,7 @@ impl Ward {
                 let primary = routes.borrow_and_update().primary.clone();
                 match primary {
                     Primary::Proven { pod, timeline } if pod != plan.from && timeline > plan.timeline => {
-                        return Some((pod.name, timeline));
+                        return Some((pod.name.clone(), timeline));
                     }
                     Primary::Proven { .. } | Primary::Nobody(_) => {}
                 }

@@ -66,8 +66,8 @@ impl<B, W> Shelf<B, W> {
         self.line.len()
     }
 
-    /// An idle backend that fits, or leave to open one. `room`: takes the place for one more, if there is one for this pod.
-    pub(super) fn find(&mut self, size: usize, fit: impl Fn(&B) -> Fit, room: impl FnOnce() -> bool) -> Found<B> {
+    /// An idle backend that fits, or leave to open one. `room`: takes the place for one more than are open, if there is one.
+    pub(super) fn find(&mut self, fit: impl Fn(&B) -> Fit, room: impl FnOnce(usize) -> bool) -> Found<B> {
         let mut usable = None;
         for (at, (backend, _)) in self.idle.iter().enumerate().rev() {
             match fit(backend) {
@@ -85,7 +85,7 @@ impl<B, W> Shelf<B, W> {
         if let Some(at) = usable {
             return Found::Idle(self.idle.remove(at).0);
         }
-        if self.open < size && room() {
+        if room(self.open) {
             self.open += 1;
             return Found::Room;
         }
@@ -160,7 +160,7 @@ mod tests {
     fn filled(kinds: &str) -> Small {
         let mut shelf = Small::new();
         for (number, kind) in (0..).zip(kinds.chars()) {
-            assert_eq!(shelf.find(99, |_| Fit::Not, || true), Found::Room);
+            assert_eq!(shelf.find(|_| Fit::Not, |open| open < 99), Found::Room);
             shelf.keep((kind, number), 1);
         }
         shelf
@@ -169,28 +169,32 @@ mod tests {
     #[test]
     fn the_one_used_last_is_used_first_unless_another_needs_no_change() {
         let mut shelf = filled("aab");
-        assert_eq!(shelf.find(3, like('a'), || true), Found::Idle(('a', 1)));
+        assert_eq!(shelf.find(like('a'), |open| open < 3), Found::Idle(('a', 1)));
         let mut shelf = filled("aab");
         let exact = |kept: &(char, u32)| if kept.1 == 0 { Fit::Exactly } else { like('a')(kept) };
-        assert_eq!(shelf.find(3, exact, || true), Found::Idle(('a', 0)));
+        assert_eq!(shelf.find(exact, |open| open < 3), Found::Idle(('a', 0)));
         let mut many = filled(&"a".repeat(3 * GLANCE));
-        assert_eq!(many.find(3, exact, || true), Found::Idle(('a', 3 * GLANCE as u32 - 1)), "not looked for for ever");
+        assert_eq!(
+            many.find(exact, |open| open < 3),
+            Found::Idle(('a', 3 * GLANCE as u32 - 1)),
+            "not looked for for ever"
+        );
     }
 
     #[test]
     fn room_is_for_so_many_and_only_if_the_pod_has_it() {
         let mut shelf = Small::new();
-        assert_eq!(shelf.find(1, like('a'), || false), Found::Nothing);
-        assert_eq!(shelf.find(1, like('a'), || true), Found::Room);
-        assert_eq!(shelf.find(1, like('a'), || panic!("not asked for")), Found::Nothing);
+        assert_eq!(shelf.find(like('a'), |_| false), Found::Nothing);
+        assert_eq!(shelf.find(like('a'), |open| open < 1), Found::Room);
+        assert_eq!(shelf.find(like('a'), |open| open < 1), Found::Nothing);
         shelf.closed();
-        assert_eq!(shelf.find(1, like('a'), || true), Found::Room);
+        assert_eq!(shelf.find(like('a'), |open| open < 1), Found::Room);
     }
 
     #[test]
     fn another_kind_makes_way_the_oldest_first() {
         let mut shelf = filled("abb");
-        assert_eq!(shelf.find(3, like('c'), || true), Found::Replace(('a', 0)));
+        assert_eq!(shelf.find(like('c'), |open| open < 3), Found::Replace(('a', 0)));
         assert_eq!(shelf.open(), 3);
     }
 

@@ -95,7 +95,7 @@ fn a_silent_transaction_is_told_later() {
 #[test]
 fn sql_execute_of_a_protocol_level_commit_may_commit() {
     let (mut pipeline, mut state) = (Pipeline::default(), State::new(1 << 16));
-    pipeline.parse(b"c", b"COMMIT", b"c\0COMMIT\0\0\0", ParseWay::AsItIs, &state);
+    pipeline.parse(b"c", pipeline.read(b"COMMIT", false), b"c\0COMMIT\0\0\0", ParseWay::AsItIs, &state);
     pipeline.parse_complete(&mut state);
     pipeline.sync(0);
     pipeline.ready(TxStatus::Idle, &mut state);

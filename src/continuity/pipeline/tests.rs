@@ -199,9 +199,13 @@ fn send(pipeline: &mut Pipeline, state: &State, msg: &Msg) {
     match msg {
         Msg::Query(text) => pipeline.query(pipeline.read(text.as_bytes(), false), 0),
         Msg::Call => pipeline.call(0),
-        Msg::Parse(name, text) => {
-            pipeline.parse(name.as_bytes(), text.as_bytes(), &body(name, text), Way::AsItIs, state)
-        }
+        Msg::Parse(name, text) => pipeline.parse(
+            name.as_bytes(),
+            pipeline.read(text.as_bytes(), false),
+            &body(name, text),
+            Way::AsItIs,
+            state,
+        ),
         Msg::Bind(name) => pipeline.bind(b"", name.as_bytes()),
         Msg::Describe => pipeline.describe(),
         Msg::Execute => pipeline.execute(b""),
@@ -451,7 +455,13 @@ fn share(pipeline: &mut Pipeline, state: &State, name: &str, text: &str, lacks: 
     if lacks {
         pipeline.prepare(Some(key(text)), 1, false);
     }
-    pipeline.parse(name.as_bytes(), text.as_bytes(), &body(name, text), Way::Shared(key(text)), state);
+    pipeline.parse(
+        name.as_bytes(),
+        pipeline.read(text.as_bytes(), false),
+        &body(name, text),
+        Way::Shared(key(text)),
+        state,
+    );
 }
 
 #[test]

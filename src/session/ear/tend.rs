@@ -111,7 +111,7 @@ impl Tending {
     /// Puts an input to the machine, with the world as it is now.
     fn decide(&mut self, input: Input) {
         let table = Arc::clone(&self.routes.borrow_and_update());
-        let world = World { table: &table, load: &|_| 0, dice: 0 };
+        let world = World { table: &table, load: &|_| 0, dice: &|| 0 };
         self.machine.handle(Instant::now().into_std(), world, input);
         let aim = match table.choose(&Need::Write, None, |_| 0, 0) {
             Choice::To { pod, .. } => Some(pod),

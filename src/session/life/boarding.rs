@@ -1,43 +1,74 @@
 //! Getting a backend: an idle one at once, or one that is waited for; and giving it back to whoever is next.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::time::Instant;
 use tracing::info;
 
-use crate::backend::Target;
-use crate::backend::pool::{Answer, Fit, Grant, Key, Parked, Pool, Slot};
+use crate::backend::pool::{Answer, Fit, Grant, Key, Parked, Pool, Slot, Turn};
+use crate::backend::{Berth, Target};
 use crate::continuity::Input;
 use crate::ids::PodId;
 use crate::session::join::{Case, Joined, Order, join};
+use crate::topology::evidence::Suspicion;
 use crate::topology::routing::Need;
 use crate::wire::TxStatus;
 
 use super::{End, LENT, Life};
 
+/// A place in a pool's line.
+#[derive(Debug)]
+pub(super) struct Line {
+    pub(super) turn: Turn,
+    pub(super) pod: PodId,
+    pub(super) address: SocketAddr,
+}
+
 impl Life {
     /// Gets a backend on this pod: an idle one at once, or one that is waited for.
-    pub(super) fn order(&mut self, pod: PodId, address: std::net::SocketAddr) {
-        let pool = self.pool_of(&pod);
-        let (identity, state) = (&self.identity, &self.relay.state);
-        let answer = pool.ask(|papers| {
-            if !Arc::ptr_eq(&papers.flavour, &identity.flavour) && papers.flavour != identity.flavour {
-                Fit::Not
-            } else if papers.setup.fits(state) {
-                Fit::Exactly
-            } else {
-                Fit::Changed
-            }
-        });
-        match answer {
-            Answer::Now(Grant::Backend(parked, slot)) if self.greeted && self.may_board(&pod) => {
-                self.board(*parked, slot);
-            }
-            answer @ (Answer::Now(_) | Answer::Later(_) | Answer::Closed) => {
-                self.queued = matches!(answer, Answer::Later(_));
-                self.await_backend(pod, address, answer);
-            }
+    pub(super) fn order(&mut self, pod: PodId, address: SocketAddr) {
+        let mut answer = self.ask_pool(&pod);
+        if matches!(answer, Answer::Closed) && self.pool.take().is_some() {
+            answer = self.ask_pool(&pod); // the pod is to be used again
         }
+        match answer {
+            Answer::Now(grant) => self.granted(address, pod, grant),
+            Answer::Later(turn) => {
+                self.queued = true;
+                self.line = Some(Box::new(Line { turn, pod, address }));
+            }
+            Answer::Closed => self.not_granted(&pod),
+        }
+    }
+
+    fn ask_pool(&mut self, pod: &PodId) -> Answer {
+        let pool = self.pool_of(pod);
+        pool.ask(|papers| match papers.is_of(&self.identity.flavour) {
+            false => Fit::Not,
+            true if papers.setup.fits(&self.relay.state) => Fit::Exactly,
+            true => Fit::Changed,
+        })
+    }
+
+    /// The pool has this for the session.
+    pub(super) fn granted(&mut self, address: SocketAddr, pod: PodId, grant: Grant) {
+        self.queued = false;
+        match grant {
+            // Of another kind than the session's: room for one of its own.
+            Grant::Backend(parked, slot) if !parked.papers.is_of(&self.identity.flavour) => {
+                drop(parked);
+                self.await_backend(pod, address, Grant::Room(slot));
+            }
+            Grant::Backend(parked, slot) if self.greeted && self.may_board(&pod) => self.board(parked, slot),
+            grant @ (Grant::Backend(..) | Grant::Room(_)) => self.await_backend(pod, address, grant),
+        }
+    }
+
+    /// The pod's pools are closed.
+    pub(super) fn not_granted(&mut self, pod: &PodId) {
+        let words = format!("{pod} is not to be used any more");
+        self.try_later(Suspicion::ConnectFailed, words);
     }
 
     /// What listens for this session is its database's ear.
@@ -46,13 +77,13 @@ impl Life {
     }
 
     /// An idle backend can be taken at once. On a pod that is new to this session, what listens for others comes first.
-    fn may_board(&self, pod: &PodId) -> bool {
+    fn may_board(&mut self, pod: &PodId) -> bool {
         let known = self.last.as_ref() == Some(pod);
         self.relay.may_board() && (known || !self.hears() || self.shared.ears.is_ready(&self.home, pod))
     }
 
     fn pool_of(&mut self, pod: &PodId) -> Arc<Pool> {
-        if let Some(pool) = self.pool.as_ref().filter(|pool| *pool.pod() == *pod && !pool.is_closed()) {
+        if let Some(pool) = self.pool.as_ref().filter(|pool| *pool.pod() == *pod) {
             return Arc::clone(pool);
         }
         let (database, user) = (Arc::clone(&self.identity.database), Arc::clone(&self.identity.user));
@@ -61,7 +92,7 @@ impl Life {
         pool
     }
 
-    fn await_backend(&mut self, pod: PodId, address: std::net::SocketAddr, answer: Answer) {
+    fn await_backend(&mut self, pod: PodId, address: SocketAddr, grant: Grant) {
         let tls = (self.realm.tls)(&pod.name);
         let patience = self.replay_until.unwrap_or_else(|| Instant::now() + self.shared.terms.hold);
         let case = self.relay.case().map(|(mark, committed)| Case {
@@ -75,7 +106,6 @@ impl Life {
         let order = Order {
             target: Target { pod, address, tls, dial: self.shared.dial.clone() },
             identity: Arc::clone(&self.identity),
-            answer,
             state: self.relay.state.clone(),
             listens: !hears,
             ears: hears.then(|| (self.shared.ears.clone(), self.home.clone())),
@@ -87,35 +117,36 @@ impl Life {
             timeout: self.shared.terms.connect,
             writes: *self.machine.need() == Need::Write,
         };
-        self.joining = Some(Box::pin(join(order)));
+        self.joining = Some(Box::pin(join(order, grant)));
     }
 
     /// Takes an idle backend, and goes on at once.
-    fn board(&mut self, parked: Parked, slot: Slot) {
-        let Parked { stream, papers } = parked;
-        self.berth = Some(papers.berth.target.pod.clone());
-        self.last.clone_from(&self.berth);
-        self.place.moor(Some(Arc::clone(&papers.berth)));
-        self.slot = Some(slot);
-        self.relay.board(stream, papers);
+    fn board(&mut self, backend: Box<Parked>, slot: Slot) {
+        self.moor(&backend.papers.berth, slot);
+        self.relay.board(backend);
         self.decide(Input::Joined);
-        self.tenure = self.routes.borrow().tenure;
+        self.tenure = self.table.tenure;
+    }
+
+    /// It has this backend now.
+    fn moor(&mut self, berth: &Arc<Berth>, slot: Slot) {
+        self.slot = Some(slot);
+        self.berth = Some(berth.target.pod.clone());
+        self.last.clone_from(&self.berth);
+        self.place.moor(Some(Arc::clone(berth)));
     }
 
     /// A backend is there, in this session's state.
     pub(super) fn attach(&mut self, joined: Joined) -> Option<End> {
-        let Joined { stream, papers, slot, received, status, verdict } = joined;
-        let (berth, parameters) = (Arc::clone(&papers.berth), Arc::clone(&papers.parameters));
+        let Joined { backend, slot, received, status, verdict } = joined;
+        let (berth, parameters) = (Arc::clone(&backend.papers.berth), Arc::clone(&backend.papers.parameters));
         if self.reason != LENT {
             let took_ms = self.wanted_at.elapsed().as_millis() as u64;
             info!(pod = %berth.target.pod, reason = self.reason, took_ms, "backend joined");
         }
-        self.relay.attach(stream, &received, papers);
+        self.moor(&berth, slot);
+        self.relay.attach(backend, &received);
         self.relay.pipeline.settle(status);
-        self.slot = Some(slot);
-        self.berth = Some(berth.target.pod.clone());
-        self.last.clone_from(&self.berth);
-        self.place.moor(Some(berth));
         if !self.greeted {
             self.greet();
         } else if self.reason != LENT {
@@ -123,9 +154,8 @@ impl Life {
         }
         (self.refusal, self.queued) = (None, false);
         self.decide(Input::Joined);
-        let end = self.make_good(verdict, &parameters);
-        self.tenure = self.routes.borrow().tenure;
-        end
+        self.tenure = self.table.tenure;
+        self.make_good(verdict, &parameters)
     }
 
     /// Gives the backend to whoever is next; nothing of the session is left on it that is not known.
@@ -134,10 +164,10 @@ impl Life {
         self.place.moor(None);
         let parked = self.relay.give_back();
         // A cancel request that is on its way would hit somebody else.
-        let parked = parked.filter(|(_, papers)| papers.berth.cancels() == 0);
+        let parked = parked.filter(|backend| backend.papers.berth.cancels() == 0);
         self.berth = None;
-        if let (Some(slot), Some((stream, papers))) = (slot, parked) {
-            slot.park(stream, papers);
+        if let (Some(slot), Some(backend)) = (slot, parked) {
+            slot.park(backend);
         }
         self.reason = LENT;
     }

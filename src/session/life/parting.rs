@@ -120,7 +120,7 @@ impl Life {
         self.call_off();
         self.berth = None;
         self.place.moor(None);
-        (self.joining, self.slot) = (None, None);
+        (self.joining, self.line, self.slot) = (None, None, None);
         let fate = self.relay.fall_back();
         self.decide(Input::GivenUp);
         if let Fate::Cut(_) = fate {

@@ -27,6 +27,9 @@ impl Relay {
         if !here {
             return false;
         }
+        if !self.front_meaning().is_some_and(|script| script.only_begins()) {
+            return false;
+        }
         let Some((frontend::QUERY, Some(body))) = self.up.peek() else { return false };
         let opening = Query::read(body).ok().and_then(|query| sql::only_begins(query.text));
         let Some(opening) = opening.filter(|opening| self.writes || !opening.primary_only) else { return false };

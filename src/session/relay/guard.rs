@@ -7,7 +7,7 @@ use bytes::BytesMut;
 use crate::config::CommitGuard;
 use crate::continuity::commit::Mark;
 use crate::continuity::guard::{Guard as Question, Known, Progress, Reply};
-use crate::ids::PodName;
+use crate::ids::PodId;
 use crate::wire::backend::ERROR_RESPONSE;
 use crate::wire::message::ErrorFields;
 
@@ -22,7 +22,7 @@ pub(super) struct Guard {
     /// The question before the request at the front is on its way.
     pub(super) asked_for_this: bool,
     /// The backend's pod; what is asked of another has no meaning there.
-    pod: Option<PodName>,
+    pod: Option<PodId>,
     known: Known,
     out: VecDeque<Reply>,
     mark: Option<Mark>,
@@ -90,7 +90,7 @@ impl Guard {
     }
 
     /// Another backend is there.
-    pub(super) fn arrived(&mut self, pod: PodName, known: Known) {
+    pub(super) fn arrived(&mut self, pod: PodId, known: Known) {
         (self.known, self.asked_for_this) = (known, false);
         self.pod = Some(pod);
     }
@@ -112,7 +112,7 @@ impl Guard {
 
     /// The bytes of a question. `forgotten`: the backend may have lost its prepared statements.
     pub(super) fn question(&mut self, end: End, forgotten: bool) -> Option<BytesMut> {
-        let pod = self.pod.clone()?;
+        let pod = self.pod.as_ref()?.name.clone();
         let question = Question { prepare: !self.known.prepared || forgotten, first: self.known.era.is_none(), end };
         let mut packet = BytesMut::new();
         question.append(&mut packet);

@@ -182,7 +182,8 @@ impl Relay {
         if !between || self.lost.is_some() || self.half || !self.down.at_boundary() {
             return Ok(());
         }
-        let held = self.papers.as_ref().and_then(|papers| papers.berth.key.as_ref()).map(|key| key.process_id);
+        let held =
+            self.backend.as_ref().and_then(|backend| backend.papers.berth.key.as_ref()).map(|key| key.process_id);
         while self.down.is_drained()
             && let Some(subscription) = &listening.subscription
         {

@@ -82,7 +82,7 @@ impl Relay {
                     state: &mut self.state,
                     guard: &mut self.guard,
                     told: (!holding).then_some(&mut self.told),
-                    papers: self.papers.as_mut(),
+                    papers: self.backend.as_deref_mut().map(|backend| &mut backend.papers),
                     setting_up: self.setting_up.as_deref_mut(),
                     hears: self.listening.is_some(),
                     dying: &mut self.dying,
@@ -162,9 +162,9 @@ impl Relay {
         self.pipeline.is_set_up();
         self.setting_up = None;
         self.rows_matter_no_more();
-        if let Some(mut papers) = self.papers.take() {
-            self.tell_news(&mut papers.parameters);
-            self.papers = Some(papers);
+        if let Some(mut backend) = self.backend.take() {
+            self.tell_news(&mut backend.papers.parameters);
+            self.backend = Some(backend);
         }
     }
 

@@ -142,8 +142,7 @@ impl Relay {
     }
 
     fn backend_gone(&mut self) {
-        self.backend = None;
-        (self.papers, self.setting_up) = (None, None);
+        (self.backend, self.setting_up) = (None, None);
         // Of what is checked and skipped the client gets nothing.
         self.half |= !self.down.cut_source() && !self.journal.is_verifying();
         self.down.renew_source();
@@ -253,8 +252,14 @@ impl Relay {
         }
         lost.news = Arc::clone(parameters);
         let feed = Pipe::new(FROM_CLIENT, self.up.max_frame());
-        self.parked = Some(Box::new(std::mem::replace(&mut self.up, feed)));
+        self.parked = Some(Box::new(self.feed_from(feed)));
         Ok(())
+    }
+
+    /// Requests come from this pipe now; gives back the one they came from.
+    fn feed_from(&mut self, pipe: Pipe) -> Pipe {
+        self.read = None;
+        std::mem::replace(&mut self.up, pipe)
     }
 
     /// Journal to buffer. The client's connection is watched meanwhile.
@@ -291,7 +296,7 @@ impl Relay {
             return Ok(false);
         }
         if let Some(parked) = self.parked.take() {
-            self.up = *parked;
+            self.feed_from(*parked);
         }
         self.half = false; // where the client is in a message, the backend is
         if let Some(lost) = &mut self.lost {
@@ -385,13 +390,13 @@ impl Relay {
             }
         }
         self.guard.pause(false);
-        self.up = *parked;
+        self.feed_from(*parked);
     }
 
     /// The client's own pipe is back; what was fed is forgotten.
     fn unfeed(&mut self) {
         if let Some(parked) = self.parked.take() {
-            self.up = *parked;
+            self.feed_from(*parked);
         }
         self.up.cut_sink();
     }

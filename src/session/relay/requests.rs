@@ -3,6 +3,7 @@
 use bytes::BytesMut;
 
 use crate::continuity::pipeline::{Pipeline, Way};
+use crate::continuity::script::Meaning;
 use crate::continuity::state::State;
 use crate::error::{Code, Complaint};
 use crate::wire::message::write::backend as write;
@@ -61,13 +62,14 @@ impl Relay {
     fn send_next(&mut self) -> Result<bool, Event> {
         let sent = self.journal.position() + HEADER_LEN as u64;
         let (gated, sync_gated) = (self.is_gated(), self.is_sync_gated());
+        let meaning = self.front_meaning();
         let (count, request) = match self.up.step() {
             Ok(Step::Wait) => return Ok(false),
             Ok(Step::Pass(count)) => (count, Ok(Request::Forward)),
             Ok(Step::Frame { tag, body }) => {
                 let end = sent + body.len() as u64;
                 let gated = gated && (tag != frontend::SYNC || (sync_gated && self.journal.ends_at(end)));
-                match before(&self.pipeline, &self.state, &self.guard, gated, tag, body) {
+                match before(&self.pipeline, &self.state, &self.guard, gated, (tag, body, &meaning)) {
                     Before::Go => {}
                     Before::Ask(end) => {
                         let sync = tag == frontend::SYNC;
@@ -80,7 +82,7 @@ impl Relay {
                         return Ok(false);
                     }
                 }
-                (HEADER_LEN + body.len(), whole(&mut self.pipeline, &self.state, tag, body, end))
+                (HEADER_LEN + body.len(), whole(&mut self.pipeline, &self.state, (tag, body, meaning), end))
             }
             Ok(Step::Head { tag, part, length }) => {
                 let end = sent + u64::from(length);
@@ -106,6 +108,7 @@ impl Relay {
             self.down.set_interest(FROM_BACKEND_ROWS);
         }
         self.guard.asked_for_this = false;
+        self.read = None;
         self.journal.sent(self.up.front(count));
         self.up.pass(count);
         Ok(true)
@@ -233,7 +236,13 @@ enum Before {
 }
 
 /// `gated`: a replay is not verified yet.
-fn before(pipeline: &Pipeline, state: &State, guard: &Guard, gated: bool, tag: u8, body: &[u8]) -> Before {
+fn before(
+    pipeline: &Pipeline,
+    state: &State,
+    guard: &Guard,
+    gated: bool,
+    (tag, body, meaning): (u8, &[u8], &Meaning),
+) -> Before {
     if guard.makes_wait() {
         return Before::Wait; // a COMMIT that was not sent is not in doubt
     }
@@ -252,10 +261,7 @@ fn before(pipeline: &Pipeline, state: &State, guard: &Guard, gated: bool, tag: u
         return Before::Go;
     }
     let (meaning, end) = match tag {
-        frontend::QUERY => match Query::read(body) {
-            Ok(query) if gated || may_end(query.text) => (pipeline.read(query.text, false), End::Sync),
-            Ok(_) | Err(_) => return Before::Go,
-        },
+        frontend::QUERY => (meaning.clone(), End::Sync),
         frontend::EXECUTE => match Execute::read(body) {
             Ok(execute) => (pipeline.executing(execute.portal), End::Flush),
             Err(_) => return Before::Go,
@@ -271,18 +277,21 @@ fn before(pipeline: &Pipeline, state: &State, guard: &Guard, gated: bool, tag: u
     }
 }
 
-/// A text that begins as a COMMIT or END may, comments before it included.
-fn may_end(text: &[u8]) -> bool {
-    matches!(text.first(), Some(b'C' | b'c' | b'E' | b'e' | b'-' | b'/' | b' ' | b'\t' | b'\n' | b'\r'))
-}
-
 /// A whole client frame goes out. `end`: where it ends in all that the client ever sent.
-fn whole(pipeline: &mut Pipeline, state: &State, tag: u8, body: &[u8], end: u64) -> Result<Request, Complaint> {
+fn whole(
+    pipeline: &mut Pipeline,
+    state: &State,
+    (tag, body, meaning): (u8, &[u8], Meaning),
+    end: u64,
+) -> Result<Request, Complaint> {
     match tag {
-        frontend::QUERY => pipeline.query(pipeline.read(Query::read(body).map_err(malformed)?.text, false), end),
+        frontend::QUERY => {
+            Query::read(body).map_err(malformed)?;
+            pipeline.query(meaning, end);
+        }
         frontend::PARSE => {
             let parse = Parse::read(body).map_err(malformed)?;
-            pipeline.parse(parse.name, parse.query, body, Way::AsItIs, state);
+            pipeline.parse(parse.name, meaning, body, Way::AsItIs, state);
         }
         frontend::BIND => {
             let bind = Bind::read(body).map_err(malformed)?;

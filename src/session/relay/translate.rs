@@ -21,7 +21,7 @@ use crate::continuity::plans::{Has, Key, Plans, Seen};
 use crate::continuity::script::Meaning;
 use crate::continuity::state::State;
 use crate::wire::message::write::frontend as write;
-use crate::wire::message::{Bind, Close, Describe, Parse, Query, Target};
+use crate::wire::message::{Bind, Close, Describe, Parse, Target};
 use crate::wire::scan::Step;
 use crate::wire::sql::Verb;
 use crate::wire::{HEADER_LEN, TxStatus, frontend};
@@ -60,26 +60,27 @@ enum Named {
 impl Relay {
     /// Translates the frame at the front, if it names a statement.
     pub(super) fn translate(&mut self) -> Result<Translated, Event> {
-        let Self { up, pipeline, state, papers, guard, seen, statements, listening, told, .. } = self;
-        let Some(papers) = papers.as_mut().filter(|_| !guard.makes_wait() && !pipeline.skips()) else {
+        let meaning = self.front_meaning();
+        let Self { up, pipeline, state, backend, guard, seen, statements, listening, told, .. } = self;
+        let Some(backend) = backend.as_deref_mut().filter(|_| !guard.makes_wait() && !pipeline.skips()) else {
             return Ok(Translated::AsItIs);
         };
         let Some((tag, body)) = up.peek() else { return Ok(Translated::AsItIs) };
         let mut front = Front {
             pipeline,
             state,
-            papers,
+            papers: &mut backend.papers,
             most: *statements,
             listening: listening.as_deref_mut(),
             told,
             lacks: BytesMut::new(),
         };
         let turn = match (tag, body) {
-            (frontend::PARSE, Some(body)) => front.parse(body, seen),
+            (frontend::PARSE, Some(body)) => front.parse(body, meaning, seen),
             (frontend::BIND, Some(body)) => front.bind(body),
             (frontend::DESCRIBE, Some(body)) => front.describe(body),
             (frontend::CLOSE, Some(body)) => front.close(body),
-            (frontend::QUERY, body) => front.query(body),
+            (frontend::QUERY, _) => front.query(meaning),
             (frontend::BIND, None) => {
                 let window = up.front(up.unseen());
                 front.large_bind(window.get(HEADER_LEN..).unwrap_or_default())
@@ -112,6 +113,7 @@ impl Relay {
         let count = step.consumed();
         self.journal.sent(self.up.front(count));
         self.up.skip(count);
+        self.read = None;
         let Some(other) = other else { return Ok(()) };
         if let Some((length, part)) = large {
             let mut frame = BytesMut::from(other);
@@ -146,7 +148,7 @@ impl Relay {
     /// An error came: what was to be prepared behind it was not.
     pub(super) fn forget_unprepared(&mut self) {
         let lost = self.pipeline.take_unprepared();
-        if let Some(papers) = &mut self.papers {
+        if let Some(papers) = self.papers() {
             lost.into_iter().for_each(|key| papers.plans.lost(key));
         }
     }
@@ -167,13 +169,12 @@ struct Front<'a> {
 }
 
 impl Front<'_> {
-    fn parse(&mut self, body: &[u8], seen: &Seen) -> Turn {
+    fn parse(&mut self, body: &[u8], meaning: Meaning, seen: &Seen) -> Turn {
         let frame = body;
         let Ok(parse) = Parse::read(body) else { return Turn::AsItIs };
         if self.pipeline.status() == TxStatus::Failed {
             return Turn::AsItIs; // the server says so, unless it ends the transaction
         }
-        let meaning = self.pipeline.read(parse.query, false);
         if !self.may_listen(&meaning) {
             return Turn::Wait;
         }
@@ -200,7 +201,7 @@ impl Front<'_> {
                         return Turn::Wait;
                     }
                     let other = again(old, &parse);
-                    self.pipeline.parse(parse.name, parse.query, frame, Way::AsItIs, self.state);
+                    self.pipeline.parse(parse.name, meaning, frame, Way::AsItIs, self.state);
                     return Turn::Instead(other);
                 }
                 (Named::Own, Some(_)) => return Turn::AsItIs,
@@ -212,7 +213,7 @@ impl Front<'_> {
             return Turn::Wait;
         }
         self.pipeline.reuses(reused);
-        self.pipeline.parse(parse.name, parse.query, body, Way::Shared(key), self.state);
+        self.pipeline.parse(parse.name, meaning, body, Way::Shared(key), self.state);
         Turn::Told
     }
 
@@ -279,9 +280,7 @@ impl Front<'_> {
     }
 
     /// A simple query ends the unnamed statement, and may speak of others by name.
-    fn query(&mut self, body: Option<&[u8]>) -> Turn {
-        let text = body.and_then(|body| Query::read(body).ok()).map(|query| query.text);
-        let meaning = text.and_then(|text| self.pipeline.read(text, false));
+    fn query(&mut self, meaning: Meaning) -> Turn {
         if !self.may_listen(&meaning) {
             return Turn::Wait;
         }
