@@ -10,7 +10,7 @@ use super::state::State;
 #[derive(Clone, Debug, Default)]
 pub struct Setup {
     pub(super) transactional: Arc<Transactional>,
-    pub(super) prepared: Arc<BTreeMap<Vec<u8>, Prepared>>,
+    pub(super) prepared: BTreeMap<Vec<u8>, Prepared>,
     /// The session whose functions may have set more than is known.
     pub(super) touched: Option<u64>,
 }
@@ -23,13 +23,14 @@ impl Setup {
     }
 
     /// Settings that are equal become one: comparing them again is looking at a pointer.
-    pub fn share(&self, state: &mut State) {
-        state.share(&self.transactional);
+    pub fn share(&mut self, state: &mut State) {
+        state.share(&mut self.transactional);
     }
 
     /// Nothing has to be changed for this session.
     pub fn fits(&self, state: &State) -> bool {
-        !self.is_strange(state) && same(&self.transactional, state.shared()) && same(&self.prepared, &state.own_named())
+        let same = Arc::ptr_eq(&self.transactional, state.shared()) || self.transactional == *state.shared();
+        same && !self.is_strange(state) && state.names_own(&self.prepared)
     }
 }
 
@@ -53,9 +54,4 @@ impl Setup {
     pub const fn touched(&self) -> Option<u64> {
         self.touched
     }
-}
-
-/// The same thing, or an equal one.
-fn same<T: PartialEq>(one: &Arc<T>, other: &Arc<T>) -> bool {
-    Arc::ptr_eq(one, other) || one == other
 }

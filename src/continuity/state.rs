@@ -70,7 +70,6 @@ pub struct State {
     hears: bool,
     /// Prepared statements that backends have under the client's own names.
     own: usize,
-    nothing: Arc<BTreeMap<Vec<u8>, Prepared>>,
 }
 
 #[derive(Clone, Debug)]
@@ -112,7 +111,6 @@ impl State {
             owner: 0,
             hears: false,
             own: 0,
-            nothing: Arc::default(),
         }
     }
 
@@ -143,10 +141,14 @@ impl State {
         self.marks.first().map_or(&self.now, |mark| &mark.before)
     }
 
-    /// Takes equal settings in the place of its own.
-    pub(super) fn share(&mut self, others: &Arc<Transactional>) {
+    /// Settings that are equal become one: of two, always the same one, so that all come to have that.
+    pub(super) fn share(&mut self, others: &mut Arc<Transactional>) {
         if self.marks.is_empty() && !Arc::ptr_eq(&self.now, others) && self.now == *others {
-            self.now = Arc::clone(others);
+            if Arc::as_ptr(&self.now) < Arc::as_ptr(others) {
+                *others = Arc::clone(&self.now);
+            } else {
+                self.now = Arc::clone(others);
+            }
         }
     }
 
@@ -171,12 +173,19 @@ impl State {
     }
 
     /// The prepared statements that backends have under the client's own names.
-    pub(super) fn own_named(&self) -> Arc<BTreeMap<Vec<u8>, Prepared>> {
+    /// Mostly there are none, and nothing is made then.
+    pub(super) fn own_named(&self) -> BTreeMap<Vec<u8>, Prepared> {
         if self.own == 0 {
-            return Arc::clone(&self.nothing);
+            return BTreeMap::new();
         }
         let own = self.prepared.iter().filter(|(_, prepared)| is_own(prepared));
-        Arc::new(own.map(|(name, prepared)| (name.clone(), prepared.clone())).collect())
+        own.map(|(name, prepared)| (name.clone(), prepared.clone())).collect()
+    }
+
+    /// Whether these are those.
+    pub(super) fn names_own(&self, others: &BTreeMap<Vec<u8>, Prepared>) -> bool {
+        let named = |(name, prepared)| others.get(name) == Some(prepared);
+        self.own == others.len() && (self.own == 0 || self.prepared.iter().filter(|(_, one)| is_own(one)).all(named))
     }
 
     /// What a prepared statement's name stands for; with the empty name, see [`Self::unnamed`].

@@ -127,6 +127,16 @@ impl Stream {
     }
 }
 
+impl pipe::Source for Stream {
+    /// What a TLS layer holds back is not known here.
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Self::Plain(socket) => socket.poll_read_ready(cx).map(|_| ()), // the read tells what is wrong
+            Self::TlsServer(_) | Self::TlsClient(_) | Self::Memory(_) => Poll::Ready(()),
+        }
+    }
+}
+
 impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {

@@ -30,6 +30,15 @@ pub const LARGE: usize = 64 * 1024;
 /// What is left of a frame is moved to the front of a buffer, to be read on from there, if it is no more than this.
 const SHORT: usize = BUFFER / 2;
 
+/// Where a pipe's bytes come from.
+pub trait Source: AsyncRead + Unpin {
+    /// Whether a read may find something. `Pending` is certain, and says so when it changes; `Ready` promises nothing.
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let _ = cx;
+        Poll::Ready(())
+    }
+}
+
 /// One direction.
 #[derive(Debug)]
 pub struct Pipe {
@@ -115,7 +124,10 @@ impl Pipe {
     }
 
     /// Reads what is there, at most what fits. `Ready(0)` is the end of the stream; `Pending` also when there is no room.
-    pub fn poll_fill<S: AsyncRead + Unpin>(&mut self, cx: &mut Context<'_>, stream: &mut S) -> Poll<io::Result<usize>> {
+    pub fn poll_fill<S: Source>(&mut self, cx: &mut Context<'_>, stream: &mut S) -> Poll<io::Result<usize>> {
+        if self.buf.is_empty() && stream.poll_readable(cx).is_pending() {
+            return Poll::Pending; // not worth a buffer
+        }
         self.make_room();
         if self.end == self.buf.len() {
             return Poll::Pending; // room comes with a drain, which the caller polls too
@@ -287,6 +299,9 @@ impl Pipe {
 
     /// Writes what was passed. `Ready(Ok)`: all of it.
     pub fn poll_drain<S: AsyncWrite + Unpin>(&mut self, cx: &mut Context<'_>, stream: &mut S) -> Poll<io::Result<()>> {
+        if self.is_drained() && !self.unflushed {
+            return Poll::Ready(Ok(()));
+        }
         while self.start < self.passed {
             match Pin::new(&mut *stream).poll_write(cx, &self.buf[self.start..self.passed]) {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),

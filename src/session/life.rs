@@ -97,6 +97,8 @@ pub(super) struct Life {
     reason: &'static str,
     /// Since when it has wanted the backend it has now, or wants.
     wanted_at: Instant,
+    /// When it was woken last.
+    now: Instant,
     /// What the last failed join said.
     refusal: Option<String>,
     /// When a lost transaction that has not been run again is given up.
@@ -178,6 +180,7 @@ impl Life {
             pins: Pins::default(),
             reason: "startup",
             wanted_at: Instant::now(),
+            now: Instant::now(),
             refusal: None,
             replay_until: None,
             tenure: 0,
@@ -207,7 +210,7 @@ impl Life {
         }
         let Shared { pools, dice, .. } = &*self.shared;
         let world = World { table: &self.table, load: &|pod| pools.lent(pod), dice: &|| dice.roll() };
-        self.machine.handle(Instant::now().into_std(), world, input);
+        self.machine.handle(self.now.into_std(), world, input);
     }
 
     /// Counts it where it stands now.
@@ -267,7 +270,9 @@ impl Life {
             (Some(deadline), Some(timer)) if timer.deadline() == deadline => {}
             (Some(deadline), timer) => *timer = Some(Box::pin(sleep_until(deadline))),
         }
-        poll_fn(|cx| self.poll_wake(cx)).await
+        let woken = poll_fn(|cx| self.poll_wake(cx)).await;
+        self.now = Instant::now();
+        woken
     }
 
     fn poll_wake(&mut self, cx: &mut Context<'_>) -> Poll<Woken> {
@@ -492,7 +497,7 @@ impl Life {
     /// A request, or a channel, needs a backend.
     fn want(&mut self) {
         if *self.machine.stage() == Stage::Loose {
-            self.wanted_at = Instant::now();
+            self.wanted_at = self.now;
             self.decide(Input::Wanted);
         }
     }

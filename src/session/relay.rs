@@ -279,11 +279,15 @@ impl Relay {
     /// Takes an idle backend of the pool, which is brought to this session's state with the first request.
     pub(super) fn board(&mut self, mut backend: Box<Parked>) {
         let papers = &mut backend.papers;
+        if papers.setup.fits(&self.state) {
+            papers.setup.share(&mut self.state);
+            papers.setup.settle(&self.state);
+            return self.attach(backend, &[]);
+        }
         let way = Restore::between(&papers.setup, &self.state, false, self.listening.is_none());
         papers.unnamed = papers.unnamed.filter(|_| !way.ends_unnamed());
         papers.setup.settle(&self.state);
         if way.is_empty() {
-            papers.setup.share(&mut self.state);
             return self.attach(backend, &[]);
         }
         self.take(backend, &[]);

@@ -84,7 +84,7 @@ fn without_bytes_there_is_no_buffer() {
     assert_eq!(drained(&mut pipe), b"Z\0\0\0\x05I");
     assert!(pipe.buf.is_empty() && pipe.has_room());
     let mut cx = Context::from_waker(Waker::noop());
-    let mut silent = Source { left: b"", pieces: VecDeque::from([0]) };
+    let mut silent = Pieces { left: b"", pieces: VecDeque::from([0]) };
     assert!(pipe.poll_fill(&mut cx, &mut silent).is_pending());
     assert!(pipe.buf.is_empty(), "nothing came");
     pipe.inject(b"");
@@ -122,7 +122,7 @@ fn many_bytes_get_a_large_buffer_and_few_the_usual_one() {
     let rows: Vec<u8> = [b"d\0\0\x01\0".as_slice(), &[7; 252]].concat().repeat(2000);
     let mut cx = Context::from_waker(Waker::noop());
     let mut pipe = Pipe::new(ALL, 1 << 20);
-    let mut source = Source { left: &rows, pieces: VecDeque::from([usize::MAX, usize::MAX, usize::MAX, 20_000, 300]) };
+    let mut source = Pieces { left: &rows, pieces: VecDeque::from([usize::MAX, usize::MAX, usize::MAX, 20_000, 300]) };
     let (mut sizes, mut out) = (Vec::new(), Vec::new());
     while let Poll::Ready(Ok(1..)) = pipe.poll_fill(&mut cx, &mut source) {
         sizes.push(pipe.buf.len());
@@ -142,7 +142,7 @@ fn who_reads_nothing_is_kept_no_more_than_a_buffer() {
     let rows = [b"d\0\0\x01\0".as_slice(), &[7; 252]].concat().repeat(2000);
     let mut cx = Context::from_waker(Waker::noop());
     let mut pipe = Pipe::new(ALL, 1 << 20);
-    let mut source = Source { left: &rows, pieces: VecDeque::new() };
+    let mut source = Pieces { left: &rows, pieces: VecDeque::new() };
     let mut sink = Sink { taken: Vec::new(), pieces: VecDeque::from([usize::MAX, 1000, 0, 0, 500, 0]) };
     for (drained, held) in [(true, BUFFER), (false, LARGE), (false, LARGE), (false, LARGE)] {
         let _ = pipe.poll_fill(&mut cx, &mut source);
@@ -157,12 +157,16 @@ fn who_reads_nothing_is_kept_no_more_than_a_buffer() {
 }
 
 /// Gives its bytes in pieces of so many; where that is none, it waits.
-struct Source<'a> {
+struct Pieces<'a> {
     left: &'a [u8],
     pieces: VecDeque<usize>,
 }
 
-impl AsyncRead for Source<'_> {
+impl Source for Pieces<'_> {}
+
+impl Source for &[u8] {}
+
+impl AsyncRead for Pieces<'_> {
     fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let piece = self.pieces.pop_front().unwrap_or(usize::MAX);
         if piece == 0 {
@@ -310,7 +314,7 @@ proptest! {
         for act in acts {
             match act {
                 Act::Fill(piece) => {
-                    let (room, mut source) = (pipe.has_room(), Source { left, pieces: VecDeque::from([piece]) });
+                    let (room, mut source) = (pipe.has_room(), Pieces { left, pieces: VecDeque::from([piece]) });
                     match pipe.poll_fill(&mut cx, &mut source) {
                         Poll::Ready(read) => {
                             let count = read.unwrap();
@@ -376,7 +380,7 @@ proptest! {
         let mut turns = 0..1000;
         while !left.is_empty() || !pipe.is_empty() {
             prop_assert!(turns.next().is_some(), "it moves on");
-            let mut source = Source { left, pieces: VecDeque::new() };
+            let mut source = Pieces { left, pieces: VecDeque::new() };
             if let Poll::Ready(read) = pipe.poll_fill(&mut cx, &mut source) {
                 plain.unseen.extend_from_slice(&left[..read.unwrap()]);
                 left = source.left;

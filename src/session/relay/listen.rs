@@ -19,7 +19,7 @@ use std::time::Duration;
 use tokio::time::{Sleep, sleep};
 use tracing::warn;
 
-use crate::backend::Identity;
+use crate::backend::{Identity, Parameters};
 use crate::continuity::ear::{Channel, Heard, Moment};
 use crate::error::{Code, Complaint};
 use crate::session::Realm;
@@ -76,18 +76,19 @@ impl Listening {
         }
     }
 
-    /// Whether these statements may go out: the ear hears the channels they LISTEN to. `encoding`: the client's.
-    pub(super) fn allows<'a>(&mut self, verbs: impl Iterator<Item = &'a Verb>, encoding: &str) -> bool {
+    /// Whether these statements may go out: the ear hears the channels they LISTEN to. `told`: what the client knows of its
+    /// server's settings.
+    pub(super) fn allows<'a>(&mut self, verbs: impl Iterator<Item = &'a Verb>, told: &Parameters) -> bool {
         for verb in verbs {
             if let Verb::Listen { channel } = verb {
-                self.hear(&Channel::new(channel), encoding);
+                self.hear(&Channel::new(channel), told);
             }
         }
         self.awaited.is_empty()
     }
 
     /// Has the ear listen to a channel.
-    fn hear(&mut self, channel: &Channel, encoding: &str) {
+    fn hear(&mut self, channel: &Channel, told: &Parameters) {
         if self.settled.contains(channel) {
             return;
         }
@@ -95,7 +96,7 @@ impl Listening {
             database: self.identity.database.to_string(),
             user: self.identity.user.to_string(),
             credentials: self.identity.credentials.clone(),
-            encoding: encoding.to_owned(),
+            encoding: told.get("client_encoding").map_or("UTF8", String::as_str).to_owned(),
             timeout: self.timeout,
         };
         let subscription = self.subscription.get_or_insert_with(|| self.ears.subscribe(&self.realm, caller()));
@@ -119,7 +120,7 @@ impl Listening {
     }
 
     /// A unit ended, outside of any transaction: these are the channels listened to.
-    fn unit_ended(&mut self, channels: &BTreeSet<String>, encoding: &str) {
+    fn unit_ended(&mut self, channels: &BTreeSet<String>, told: &Parameters) {
         (self.passed, self.moment) = (false, None);
         if self.subscription.is_none() && channels.is_empty() {
             return;
@@ -132,7 +133,7 @@ impl Listening {
         }
         // A function, or a statement that was prepared before, may have listened to some that were not asked for.
         for channel in &channels {
-            self.hear(channel, encoding);
+            self.hear(channel, told);
         }
         if let Some(subscription) = &self.subscription {
             subscription.set(channels.union(&self.awaited).cloned());
@@ -209,8 +210,7 @@ impl Relay {
     /// A unit ended, outside of any transaction.
     pub(super) fn sync_channels(&mut self) {
         if let Some(listening) = &mut self.listening {
-            let encoding = self.told.get("client_encoding").map_or("UTF8", String::as_str);
-            listening.unit_ended(&self.state.settled().channels, encoding);
+            listening.unit_ended(&self.state.settled().channels, &self.told);
         }
     }
 

@@ -299,8 +299,7 @@ impl Front<'_> {
     fn may_listen(&mut self, meaning: &Meaning) -> bool {
         let Some(listening) = &mut self.listening else { return true };
         let acts = meaning.as_ref().map_or(&[][..], |script| script.acts());
-        let encoding = self.told.get("client_encoding").map_or("UTF8", String::as_str);
-        listening.allows(acts.iter().map(|act| &act.verb), encoding)
+        listening.allows(acts.iter().map(|act| &act.verb), self.told)
     }
 
     /// SQL that names a shared statement finds it under that name. `false`: what the name stands for is open.
