@@ -33,9 +33,10 @@ use crate::discovery::{self, Discovery, DiscoveryError, PodTls};
 use crate::metrics::Metrics;
 use crate::net::tls::TlsError;
 use crate::net::{self, Stream};
+use crate::session::bell::Bell;
 use crate::session::registry::Registry;
 use crate::session::{self, Realm, Shared};
-use crate::shutdown::Shutdown;
+use crate::shutdown::{Shutdown, ShutdownWatch};
 
 use operator::{Operator, Ward};
 use reading::Reading;
@@ -95,7 +96,7 @@ pub async fn run(config: Config, path: PathBuf, set_level: SetLevel) -> Result<(
     let mut watches = Vec::new();
     let mut realms = Vec::new();
     for cluster in &config.clusters {
-        let (discovery, realm) = watch_cluster(cluster, &metrics, &stop_watching).await?;
+        let (discovery, realm) = watch_cluster(cluster, &metrics, &watch, &stop_watching).await?;
         watches.push(discovery);
         realms.push(Arc::new(realm));
     }
@@ -156,6 +157,7 @@ fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
 async fn watch_cluster(
     cluster: &config::Cluster,
     metrics: &Arc<Metrics>,
+    shutdown: &ShutdownWatch,
     stop: &CancellationToken,
 ) -> Result<(Discovery, Realm), Failure> {
     let tls =
@@ -168,6 +170,7 @@ async fn watch_cluster(
         databases: cluster.databases.clone(),
         users: cluster.users.clone(),
         routes: discovery.routes.clone(),
+        bell: Bell::hang(discovery.routes.clone(), shutdown),
         doubt: Arc::new(move |pod, suspicion| evidence.report(pod, suspicion)),
         tls: Arc::new(move |pod| tls.of(pod)),
     };

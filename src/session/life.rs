@@ -30,7 +30,7 @@ use crate::wire::TxStatus;
 use crate::wire::message::write::backend as write;
 
 use super::ask::ask;
-use super::bell::Bell;
+use super::bell::Sleeper;
 use super::ear::Home;
 use super::handshake::Client;
 use super::join::{JoinError, Joined};
@@ -65,10 +65,8 @@ pub(super) struct Life {
     routes: watch::Receiver<Arc<RoutingTable>>,
     /// What that said last.
     table: Arc<RoutingTable>,
-    /// There is a new one.
-    table_bell: Bell<Arc<RoutingTable>>,
-    /// The process drains, or stops.
-    phase_bell: Bell<Phase>,
+    /// Woken by a new one, and when the process goes on to its next phase.
+    sleeper: Sleeper,
     /// The next deadline.
     timer: Option<Pin<Box<Sleep>>>,
     place: Place,
@@ -109,14 +107,13 @@ pub(super) struct Life {
 
 /// What woke the session.
 enum Woken {
-    Routes,
+    /// There is a new table, or the process has gone on to its next phase.
+    News,
     Tick,
     Joined(Box<Result<Joined, JoinError>>),
     /// Its turn in line; `None`: there is no line any more.
     Turn(Option<Grant>),
     Relay(Event),
-    Drain,
-    Stop,
 }
 
 /// How a session ends.
@@ -157,8 +154,7 @@ impl Life {
         Self {
             relay,
             machine: Continuity::new(settings),
-            table_bell: Bell::new(routes.clone()),
-            phase_bell: Bell::since_ever(shared.shutdown.changes()),
+            sleeper: Sleeper::new(&client.realm.bell),
             timer: None,
             routes,
             table,
@@ -190,15 +186,14 @@ impl Life {
 
     /// Runs the session to its end. Boxed, for else it would stand in the future of its task four times over.
     pub(super) async fn run(mut self: Box<Self>) {
+        let mut end = self.heed_phase();
         self.decide(Input::Wanted);
         let end = loop {
-            if let Some(end) = self.obey() {
+            if let Some(end) = end.or_else(|| self.obey()) {
                 break end;
             }
             let woken = self.wake().await;
-            if let Some(end) = self.react(woken).await {
-                break end;
-            }
+            end = self.react(woken).await;
         };
         self.finish(end).await;
     }
@@ -276,9 +271,8 @@ impl Life {
     }
 
     fn poll_wake(&mut self, cx: &mut Context<'_>) -> Poll<Woken> {
-        if let Poll::Ready(goes_on) = self.table_bell.poll(cx) {
-            // The watch has ended: so does the process.
-            return Poll::Ready(if goes_on { Woken::Routes } else { Woken::Stop });
+        if self.sleeper.poll(cx).is_ready() {
+            return Poll::Ready(Woken::News);
         }
         if self.timer.as_mut().is_some_and(|timer| timer.as_mut().poll(cx).is_ready()) {
             self.timer = None;
@@ -293,13 +287,6 @@ impl Life {
             && let Poll::Ready(grant) = Pin::new(&mut line.turn).poll(cx)
         {
             return Poll::Ready(Woken::Turn(grant));
-        }
-        while self.phase_bell.poll(cx).is_ready() {
-            match self.shared.shutdown.phase() {
-                Phase::Stopped => return Poll::Ready(Woken::Stop),
-                Phase::Draining if !self.draining => return Poll::Ready(Woken::Drain),
-                Phase::Serving | Phase::Draining => {}
-            }
         }
         self.poll_relay(cx).map(Woken::Relay)
     }
@@ -337,10 +324,7 @@ impl Life {
 
     async fn react(&mut self, woken: Woken) -> Option<End> {
         match woken {
-            Woken::Routes => {
-                self.decide(Input::Routes);
-                self.want_if_needed(); // one whose wait had an end listens again as soon as somebody is there
-            }
+            Woken::News => return self.heed(),
             Woken::Tick if self.replay_until.is_some_and(|until| Instant::now() >= until) => {
                 return self.give_up("deadline");
             }
@@ -362,16 +346,29 @@ impl Life {
                     }
                 }
             }
-            Woken::Drain => {
-                self.draining = true;
-                if self.berth.is_none() {
-                    return Some(End::Said(Complaint::new(Code::ShuttingDown)));
-                }
-            }
-            Woken::Stop => return Some(End::Said(Complaint::new(Code::ShuttingDown))),
             Woken::Relay(event) => return self.relayed(event).await,
         }
         None
+    }
+
+    /// Something is new about the world.
+    fn heed(&mut self) -> Option<End> {
+        if self.routes.has_changed().is_err() {
+            return Some(End::Said(Complaint::new(Code::ShuttingDown))); // the watch has ended: so does the process
+        }
+        self.decide(Input::Routes);
+        self.want_if_needed(); // one whose wait had an end listens again as soon as somebody is there
+        self.heed_phase()
+    }
+
+    /// The process drains, or stops: at once where there is nothing to finish.
+    fn heed_phase(&mut self) -> Option<End> {
+        let ends = match self.shared.shutdown.phase() {
+            Phase::Serving => false,
+            Phase::Draining => !std::mem::replace(&mut self.draining, true) && self.berth.is_none(),
+            Phase::Stopped => true,
+        };
+        ends.then(|| End::Said(Complaint::new(Code::ShuttingDown)))
     }
 
     async fn relayed(&mut self, event: Event) -> Option<End> {

@@ -2,7 +2,7 @@
 
 mod answer;
 mod ask;
-mod bell;
+pub mod bell;
 pub mod dice;
 pub mod ear;
 mod handshake;
@@ -38,6 +38,7 @@ use crate::topology::evidence::Suspicion;
 use crate::topology::routing::RoutingTable;
 use crate::wire::CancelKey;
 
+use bell::Bell;
 use dice::Dice;
 use ear::Ears;
 use handshake::{Arrival, Refusal};
@@ -134,6 +135,8 @@ pub struct Realm {
     pub users: Option<BTreeSet<String>>,
     /// Who is where, now.
     pub routes: watch::Receiver<Arc<RoutingTable>>,
+    /// Rung when that is news, or the process goes on to its next phase.
+    pub bell: Arc<Bell>,
     /// Where a session says that a pod is not what it should be. Never waits.
     pub doubt: Doubt,
     /// TLS towards a pod.

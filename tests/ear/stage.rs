@@ -14,6 +14,7 @@ use pgmoor::metrics::Metrics;
 use pgmoor::net::Dial;
 use pgmoor::net::tls::BackendTls;
 use pgmoor::session::Realm;
+use pgmoor::session::bell::Bell;
 use pgmoor::session::ear::{Caller, Ears, Home, Subscription};
 use pgmoor::shutdown::Shutdown;
 use pgmoor::topology::evidence::Suspicion;
@@ -84,15 +85,16 @@ impl Stage {
         let (tables, routes) = watch::channel(table(&servers, 1, primary));
         let doubts = Arc::<Mutex<Vec<_>>>::default();
         let noted = Arc::clone(&doubts);
+        let (shutdown, watch) = Shutdown::new();
         let realm = Arc::new(Realm {
             name: "stage".into(),
             databases: Databases::Every,
             users: None,
+            bell: Bell::hang(routes.clone(), &watch),
             routes,
             doubt: Arc::new(move |pod, suspicion| noted.lock().unwrap().push((pod.clone(), suspicion))),
             tls: Arc::new(move |_| tls.clone()),
         });
-        let (shutdown, watch) = Shutdown::new();
         let metrics = Arc::new(Metrics::new().unwrap());
         let gates = Gates::new(Pace { start: 1, max: 4 });
         let ears = Ears::new(gates.clone(), dial, Arc::clone(&metrics), watch);

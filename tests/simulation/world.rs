@@ -11,6 +11,7 @@ use pgmoor::ids::{Epoch, Lsn, PodId, Timeline};
 use pgmoor::metrics::Metrics;
 use pgmoor::net::tls::BackendTls;
 use pgmoor::net::{Dial, Stream};
+use pgmoor::session::bell::Bell;
 use pgmoor::session::dice::Dice;
 use pgmoor::session::ear::Ears;
 use pgmoor::session::people::People;
@@ -164,6 +165,7 @@ impl World {
             name: "sim".into(),
             databases: Databases::Every,
             users: None,
+            bell: Bell::hang(routes.clone(), &watch),
             routes,
             doubt: Arc::new(|_, _| {}),
             tls: Arc::new(|_| BackendTls::disabled()),
