@@ -18,11 +18,11 @@ pub(super) struct Read {
 impl Relay {
     /// What the text of the request at the front would do: of a Query or a Parse that is there whole.
     pub(super) fn front_meaning(&mut self) -> Meaning {
-        let Some((tag @ (frontend::QUERY | frontend::PARSE), body @ Some(_))) = self.up.peek() else { return None };
         let (at, plainly) = (self.up.position(), self.pipeline.reads_plainly());
         if let Some(read) = self.read.as_ref().filter(|read| read.at == at && read.plainly == plainly) {
             return read.meaning.clone();
         }
+        let Some((tag @ (frontend::QUERY | frontend::PARSE), body @ Some(_))) = self.up.peek() else { return None };
         let meaning = self.pipeline.meaning_of(tag, body);
         self.read = Some(Read { at, plainly, meaning: meaning.clone() });
         meaning
