@@ -13,11 +13,10 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
 use crate::backend::Identity;
 use crate::backend::pool::{Grant, Pool, Slot};
-use crate::continuity::ask::Asked;
 use crate::continuity::pins::Pins;
 use crate::continuity::{Command, Continuity, Input, Settings, Stage, World};
 use crate::error::{Code, Complaint};
@@ -29,7 +28,6 @@ use crate::topology::routing::{Need, RoutingTable};
 use crate::wire::TxStatus;
 use crate::wire::message::write::backend as write;
 
-use super::ask::ask;
 use super::bell::Sleeper;
 use super::ear::Home;
 use super::handshake::Client;
@@ -116,6 +114,24 @@ enum Woken {
     Relay(Event),
 }
 
+/// What a session does next.
+enum Next {
+    /// It waits for what comes.
+    Wake,
+    /// It asks its backend what it has built up. Nothing hurries, and a backend that is only slow is kept.
+    Ask,
+    /// At an idle boundary, it leaves its backend, or finds out what it would leave there.
+    Reconsider,
+    /// It ends.
+    End(End),
+}
+
+impl From<Option<End>> for Next {
+    fn from(end: Option<End>) -> Self {
+        end.map_or(Self::Wake, Self::End)
+    }
+}
+
 /// How a session ends.
 enum End {
     /// The client is gone, or knows.
@@ -184,18 +200,50 @@ impl Life {
         }
     }
 
-    /// Runs the session to its end. Boxed, for else it would stand in the future of its task four times over.
+    /// Runs the session to its end. Boxed, for else it would stand in the future of its task four times over; so is what a
+    /// session does rarely: an idle one pays for nothing but its wait.
     pub(super) async fn run(mut self: Box<Self>) {
-        let mut end = self.heed_phase();
-        self.decide(Input::Wanted);
-        let end = loop {
+        let mut next = self.begin();
+        loop {
+            let end = match next {
+                Next::Wake => None,
+                Next::Ask => Box::pin(self.ask(self.shared.terms.connect)).await,
+                Next::Reconsider => Box::pin(self.reconsider()).await,
+                Next::End(end) => Some(end),
+            };
             if let Some(end) = end.or_else(|| self.obey()) {
-                break end;
+                return Box::pin(self.finish(end)).await;
             }
-            let woken = self.wake().await;
-            end = self.react(woken).await;
-        };
-        self.finish(end).await;
+            next = poll_fn(|cx| self.poll_next(cx)).await;
+        }
+    }
+
+    /// Goes on until there is nothing to do but wait, or something that takes more than one poll.
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Next> {
+        loop {
+            self.set_timer();
+            let Poll::Ready(woken) = self.poll_wake(cx) else {
+                self.be_counted();
+                return Poll::Pending;
+            };
+            self.now = Instant::now();
+            match self.react(woken) {
+                Next::Wake => {}
+                next @ (Next::Ask | Next::Reconsider | Next::End(_)) => return Poll::Ready(next),
+            }
+            if let Some(end) = self.obey() {
+                return Poll::Ready(Next::End(end));
+            }
+        }
+    }
+
+    /// What comes first.
+    fn begin(&mut self) -> Next {
+        let end = self.heed_phase();
+        if end.is_none() {
+            self.decide(Input::Wanted);
+        }
+        end.into()
     }
 
     /// Puts an input to the machine, with the world as it is now.
@@ -256,20 +304,17 @@ impl Life {
         None
     }
 
-    /// Waits for whatever comes first. What is new about the world comes before more bytes.
-    async fn wake(&mut self) -> Woken {
-        self.be_counted();
+    /// Sets the alarm for the next deadline.
+    fn set_timer(&mut self) {
         let deadline = self.machine.poll_timeout().map(Instant::from_std);
         match (deadline.into_iter().chain(self.replay_until).min(), &mut self.timer) {
             (None, timer) => *timer = None,
             (Some(deadline), Some(timer)) if timer.deadline() == deadline => {}
             (Some(deadline), timer) => *timer = Some(Box::pin(sleep_until(deadline))),
         }
-        let woken = poll_fn(|cx| self.poll_wake(cx)).await;
-        self.now = Instant::now();
-        woken
     }
 
+    /// Waits for whatever comes first. What is new about the world comes before more bytes.
     fn poll_wake(&mut self, cx: &mut Context<'_>) -> Poll<Woken> {
         if self.sleeper.poll(cx).is_ready() {
             return Poll::Ready(Woken::News);
@@ -322,18 +367,21 @@ impl Life {
         event
     }
 
-    async fn react(&mut self, woken: Woken) -> Option<End> {
+    fn react(&mut self, woken: Woken) -> Next {
         match woken {
-            Woken::News => return self.heed(),
+            Woken::News => self.heed().into(),
             Woken::Tick if self.replay_until.is_some_and(|until| Instant::now() >= until) => {
-                return self.give_up("deadline");
+                self.give_up("deadline").into()
             }
-            Woken::Tick => self.decide(Input::Tick),
+            Woken::Tick => {
+                self.decide(Input::Tick);
+                Next::Wake
+            }
             Woken::Joined(joined) => {
                 self.joining = None;
                 match *joined {
-                    Ok(joined) => return self.attach(joined),
-                    Err(error) => return self.not_joined(error),
+                    Ok(joined) => self.attach(joined).into(),
+                    Err(error) => self.not_joined(error).into(),
                 }
             }
             Woken::Turn(grant) => {
@@ -345,10 +393,10 @@ impl Life {
                         None => self.not_granted(&pod),
                     }
                 }
+                Next::Wake
             }
-            Woken::Relay(event) => return self.relayed(event).await,
+            Woken::Relay(event) => self.relayed(event),
         }
-        None
     }
 
     /// Something is new about the world.
@@ -371,32 +419,36 @@ impl Life {
         ends.then(|| End::Said(Complaint::new(Code::ShuttingDown)))
     }
 
-    async fn relayed(&mut self, event: Event) -> Option<End> {
+    fn relayed(&mut self, event: Event) -> Next {
         match event {
-            Event::ClientGone | Event::Terminated | Event::BackendEnded => Some(End::Silent),
-            Event::Violation(complaint) => Some(End::Said(complaint)),
+            Event::ClientGone | Event::Terminated | Event::BackendEnded => Next::End(End::Silent),
+            Event::Violation(complaint) => Next::End(End::Said(complaint)),
             Event::Demand => {
                 self.want();
-                None
+                Next::Wake
             }
-            Event::BackendLost(suspicion) => self.lost(suspicion),
-            Event::Boundary => self.boundary().await,
-            // Nothing hurries, and a backend that is only slow is kept.
-            Event::Question => self.ask(self.shared.terms.connect).await,
+            Event::BackendLost(suspicion) => self.lost(suspicion).into(),
+            Event::Boundary if self.draining => Next::End(End::Said(Complaint::new(Code::ShuttingDown))),
+            Event::Boundary if self.machine.is_leaving() || self.relay.state.in_doubt() => Next::Reconsider,
+            Event::Boundary => {
+                self.step_off();
+                Next::Wake
+            }
+            Event::Question => Next::Ask,
             Event::Replayed => {
                 self.replay_until = None;
                 self.shared.metrics.replayed("replayed", "ok");
                 info!(reason = self.reason, "what was lost has been run again");
-                None
+                Next::Wake
             }
-            Event::Mismatch => self.give_up("mismatch"),
+            Event::Mismatch => self.give_up("mismatch").into(),
             Event::Stale => {
                 let end = self.part("stale_statement");
                 if end.is_none() {
                     self.decide(Input::Lost);
                     self.want_if_needed();
                 }
-                end
+                end.into()
             }
         }
     }
@@ -409,86 +461,6 @@ impl Life {
         self.relay.say(&message);
         self.relay.is_greeted();
         self.greeted = true;
-    }
-
-    fn not_joined(&mut self, error: JoinError) -> Option<End> {
-        match error {
-            JoinError::Later(suspicion, words) => {
-                self.try_later(suspicion, words);
-                None
-            }
-            JoinError::Refused(body) => {
-                self.shared.metrics.switched(self.reason, "refused");
-                Some(End::Quoted(body))
-            }
-            JoinError::No(complaint) => {
-                self.shared.metrics.switched(self.reason, "not_portable");
-                Some(End::Said(complaint))
-            }
-        }
-    }
-
-    /// Another try, perhaps elsewhere, may help.
-    fn try_later(&mut self, suspicion: Suspicion, words: String) {
-        if let Stage::Joining { pod, .. } = self.machine.stage() {
-            debug!(%pod, words, "backend not joined");
-            (self.realm.doubt)(pod, suspicion);
-        }
-        self.refusal = Some(words);
-        self.queued = false;
-        self.decide(Input::JoinFailed);
-    }
-
-    /// An idle boundary that somebody waited for.
-    async fn boundary(&mut self) -> Option<End> {
-        if self.draining {
-            return Some(End::Said(Complaint::new(Code::ShuttingDown)));
-        }
-        if self.machine.is_leaving() || self.relay.state.in_doubt() {
-            match self.shared.terms.ask {
-                Some(patience) => {
-                    // A planned move does not wait long. Otherwise nothing hurries, and a backend that is only slow is kept.
-                    let patience =
-                        if self.machine.is_leaving() { patience } else { patience.max(self.shared.terms.connect) };
-                    if let Some(end) = self.ask(patience).await {
-                        return Some(end);
-                    }
-                }
-                None => self.relay.state.give_up_doubt(),
-            }
-        }
-        if self.berth.is_none() || !self.relay.state.pins().is_empty() {
-            return None;
-        }
-        if self.machine.is_leaving() {
-            self.leave().await;
-        } else if self.shared.terms.pools && !self.relay.keeps_for_channels() {
-            self.give_back();
-            self.decide(Input::Left);
-        }
-        None
-    }
-
-    /// Asks the backend what the session has built up.
-    async fn ask(&mut self, patience: Duration) -> Option<End> {
-        let deadline = Instant::now() + patience;
-        let (mut backend, mut unseen) = self.relay.lend()?;
-        match ask(&mut backend.stream, &self.identity.user, &mut self.relay.state, deadline).await {
-            Ok((asked, others)) => {
-                if asked == Asked::Failed {
-                    warn!("the backend could not say what its session has built up: going by what was seen");
-                    self.relay.state.give_up_doubt();
-                }
-                unseen.extend_from_slice(&others);
-                self.relay.reattach(backend, &unseen);
-                None
-            }
-            Err(_) => {
-                self.relay.state.give_up_doubt();
-                drop(backend);
-                self.lost(Suspicion::Vanished)
-            }
-        }
     }
 
     /// A request, or a channel, needs a backend.

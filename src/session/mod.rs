@@ -15,13 +15,14 @@ mod talk;
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, timeout, timeout_at};
-use tracing::{Instrument, debug, info, info_span};
+use tracing::{Instrument, Span, debug, info, info_span};
 
 use crate::backend;
 use crate::backend::gate::Gates;
@@ -30,7 +31,7 @@ use crate::config::{CommitGuard, Databases, Endpoint, Replay};
 use crate::continuity::plans::Seen;
 use crate::error::{Code, Complaint};
 use crate::ids::{ClusterName, PodId, PodName, Zone};
-use crate::metrics::{Metrics, SessionState};
+use crate::metrics::{Metrics, SessionGauge, SessionState};
 use crate::net::tls::{BackendTls, TlsAcceptor};
 use crate::net::{Dial, Stream};
 use crate::shutdown::ShutdownWatch;
@@ -41,7 +42,8 @@ use crate::wire::CancelKey;
 use bell::Bell;
 use dice::Dice;
 use ear::Ears;
-use handshake::{Arrival, Refusal};
+use handshake::{Arrival, Client, Refusal};
+use life::Life;
 use people::People;
 use registry::Registry;
 
@@ -168,42 +170,61 @@ impl Shared {
 }
 
 /// Serves one accepted connection to its end. `peer`: where it comes from, as far as that is known.
-pub async fn serve(shared: Arc<Shared>, stream: Stream, peer: Option<SocketAddr>, endpoint: Endpoint) {
+pub fn serve(
+    shared: Arc<Shared>,
+    stream: Stream,
+    peer: Option<SocketAddr>,
+    endpoint: Endpoint,
+) -> impl Future<Output = ()> + Send {
+    // What leads to a session is no part of it: a box that is gone when the session begins.
+    let arriving = Box::pin(arrive(shared, stream, peer, endpoint));
+    async move {
+        if let Some(Session { life, span, _place }) = arriving.await {
+            life.run().instrument(span).await;
+        }
+    }
+}
+
+/// A session that may begin.
+struct Session {
+    life: Box<Life>,
+    span: Span,
+    /// Its place among those there may be.
+    _place: OwnedSemaphorePermit,
+}
+
+/// From an accepted connection to a session; `None`: it comes to none, and everybody was told.
+async fn arrive(shared: Arc<Shared>, stream: Stream, peer: Option<SocketAddr>, endpoint: Endpoint) -> Option<Session> {
     shared.metrics.connected(endpoint);
     let Ok(half_open) = Arc::clone(&shared.half_open).try_acquire_owned() else {
         shared.metrics.error(Code::TooManySessions);
         let complaint = Complaint::with(Code::TooManySessions, "too many connections have not logged in yet");
         turn_away(Refusal { stream, complaint }).await;
-        return;
+        return None;
     };
     let gauge = shared.metrics.session(endpoint, SessionState::Login);
     let deadline = Instant::now() + shared.terms.login;
-    let shaken = Box::pin(handshake::shake(&shared, stream, endpoint, deadline)); // no part of a session that has begun
     // What is not told of the deadline (a TLS handshake, a client that reads nothing) is dropped a little later.
-    let Ok(arrival) = timeout_at(deadline + LAST_WORD, shaken).await else {
+    let Ok(arrival) = timeout_at(deadline + LAST_WORD, handshake::shake(&shared, stream, endpoint, deadline)).await
+    else {
         shared.metrics.error(Code::StartupTimeout);
         debug!(?peer, "login not finished in time");
-        return;
+        return None;
     };
     match arrival {
-        Ok(Arrival::Gone) => {}
-        Ok(Arrival::Cancel(key, _open)) => Box::pin(cancel(&shared, &key)).await,
+        Ok(Arrival::Gone) => None,
+        Ok(Arrival::Cancel(key, _open)) => {
+            cancel(&shared, &key).await;
+            None
+        }
         Ok(Arrival::Client(client)) => {
             drop(half_open);
-            let Ok(_place) = Arc::clone(&shared.places).try_acquire_owned() else {
+            let Ok(place) = Arc::clone(&shared.places).try_acquire_owned() else {
                 shared.metrics.error(Code::TooManySessions);
                 turn_away(Refusal { stream: client.stream, complaint: Complaint::new(Code::TooManySessions) }).await;
-                return;
+                return None;
             };
-            let place = shared.registry.enter(&client.realm.name, client.long_key);
-            let span = info_span!(
-                "session",
-                id = place.id.0,
-                ?peer,
-                user = &*client.identity.user,
-                database = &*client.identity.database
-            );
-            Box::new(life::Life::new(Arc::clone(&shared), client, place, gauge)).run().instrument(span).await;
+            Some(begin(shared, client, peer, gauge, place))
         }
         Err(refusal) => {
             shared.metrics.error(refusal.complaint.code);
@@ -212,8 +233,27 @@ pub async fn serve(shared: Arc<Shared>, stream: Stream, peer: Option<SocketAddr>
             }
             info!(?peer, complaint = %refusal.complaint, "client refused");
             turn_away(refusal).await;
+            None
         }
     }
+}
+
+fn begin(
+    shared: Arc<Shared>,
+    client: Box<Client>,
+    peer: Option<SocketAddr>,
+    gauge: SessionGauge,
+    place: OwnedSemaphorePermit,
+) -> Session {
+    let entry = shared.registry.enter(&client.realm.name, client.long_key);
+    let span = info_span!(
+        "session",
+        id = entry.id.0,
+        ?peer,
+        user = &*client.identity.user,
+        database = &*client.identity.database
+    );
+    Session { life: Box::new(Life::new(shared, client, entry, gauge)), span, _place: place }
 }
 
 async fn turn_away(refusal: Refusal) {
@@ -253,6 +293,6 @@ mod tests {
 
     #[test]
     fn the_task_of_a_session_holds_only_what_an_idle_one_needs() {
-        assert!(size(serve) <= 1280, "{} bytes; what is not always needed can be boxed", size(serve));
+        assert!(size(serve) <= 256, "{} bytes; what is not always needed can be boxed", size(serve));
     }
 }

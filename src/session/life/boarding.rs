@@ -4,13 +4,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::time::Instant;
-use tracing::info;
+use tracing::{debug, info};
 
 use crate::backend::pool::{Answer, Fit, Grant, Key, Parked, Pool, Slot, Turn};
 use crate::backend::{Berth, Target};
-use crate::continuity::Input;
+use crate::continuity::{Input, Stage};
 use crate::ids::PodId;
-use crate::session::join::{Case, Joined, Order, join};
+use crate::session::join::{Case, JoinError, Joined, Order, join};
 use crate::topology::evidence::Suspicion;
 use crate::topology::routing::Need;
 use crate::wire::TxStatus;
@@ -156,6 +156,35 @@ impl Life {
         self.decide(Input::Joined);
         self.tenure = self.table.tenure;
         self.make_good(verdict, &parameters)
+    }
+
+    /// There is none.
+    pub(super) fn not_joined(&mut self, error: JoinError) -> Option<End> {
+        match error {
+            JoinError::Later(suspicion, words) => {
+                self.try_later(suspicion, words);
+                None
+            }
+            JoinError::Refused(body) => {
+                self.shared.metrics.switched(self.reason, "refused");
+                Some(End::Quoted(body))
+            }
+            JoinError::No(complaint) => {
+                self.shared.metrics.switched(self.reason, "not_portable");
+                Some(End::Said(complaint))
+            }
+        }
+    }
+
+    /// Another try, perhaps elsewhere, may help.
+    fn try_later(&mut self, suspicion: Suspicion, words: String) {
+        if let Stage::Joining { pod, .. } = self.machine.stage() {
+            debug!(%pod, words, "backend not joined");
+            (self.realm.doubt)(pod, suspicion);
+        }
+        self.refusal = Some(words);
+        self.queued = false;
+        self.decide(Input::JoinFailed);
     }
 
     /// Gives the backend to whoever is next; nothing of the session is left on it that is not known.

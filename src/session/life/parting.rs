@@ -8,10 +8,12 @@ use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
 use crate::backend::{self, Parameters};
+use crate::continuity::ask::Asked;
 use crate::continuity::commit::Verdict;
 use crate::continuity::{Input, Stage};
 use crate::error::{Code, Complaint};
 use crate::net::Stream;
+use crate::session::ask::ask;
 use crate::session::relay::Fate;
 use crate::topology::evidence::Suspicion;
 use crate::wire::message::write::frontend;
@@ -22,6 +24,62 @@ use super::{End, Life};
 pub(super) const DRAINED: &str = "drained";
 
 impl Life {
+    /// An idle boundary of a session that should leave, or does not know what it has built up.
+    pub(super) async fn reconsider(&mut self) -> Option<End> {
+        match self.shared.terms.ask {
+            Some(patience) => {
+                // A planned move does not wait long. Otherwise nothing hurries, and a backend that is only slow is kept.
+                let leaves = self.machine.is_leaving();
+                let patience = if leaves { patience } else { patience.max(self.shared.terms.connect) };
+                if let Some(end) = self.ask(patience).await {
+                    return Some(end);
+                }
+            }
+            None => self.relay.state.give_up_doubt(),
+        }
+        if !self.machine.is_leaving() {
+            self.step_off();
+        } else if self.is_free() {
+            self.leave().await;
+        }
+        None
+    }
+
+    /// It has a backend, and nothing that ties it to it.
+    fn is_free(&self) -> bool {
+        self.berth.is_some() && self.relay.state.pins().is_empty()
+    }
+
+    /// An idle boundary: the backend is for whoever is next.
+    pub(super) fn step_off(&mut self) {
+        if self.is_free() && self.shared.terms.pools && !self.relay.keeps_for_channels() {
+            self.give_back();
+            self.decide(Input::Left);
+        }
+    }
+
+    /// Asks the backend what the session has built up.
+    pub(super) async fn ask(&mut self, patience: Duration) -> Option<End> {
+        let deadline = Instant::now() + patience;
+        let (mut backend, mut unseen) = self.relay.lend()?;
+        match ask(&mut backend.stream, &self.identity.user, &mut self.relay.state, deadline).await {
+            Ok((asked, others)) => {
+                if asked == Asked::Failed {
+                    warn!("the backend could not say what its session has built up: going by what was seen");
+                    self.relay.state.give_up_doubt();
+                }
+                unseen.extend_from_slice(&others);
+                self.relay.reattach(backend, &unseen);
+                None
+            }
+            Err(_) => {
+                self.relay.state.give_up_doubt();
+                drop(backend);
+                self.lost(Suspicion::Vanished)
+            }
+        }
+    }
+
     /// Gives the backend up, everything carried.
     pub(super) async fn leave(&mut self) {
         if let Stage::Leaving { why, .. } = self.machine.stage() {
