@@ -29,7 +29,7 @@ use crate::wire::sql::Verb;
 
 use super::{Event, Relay};
 
-/// One session's part in its database's ear.
+/// How one session would listen, and what it does of it.
 #[derive(Debug)]
 pub(in crate::session) struct Listening {
     ears: Ears,
@@ -40,14 +40,20 @@ pub(in crate::session) struct Listening {
     /// How long the ear's login may take.
     timeout: Duration,
     /// While it listens, or is about to.
-    subscription: Option<Subscription>,
+    part: Option<Box<Part>>,
+}
+
+/// One session's part in its database's ear.
+#[derive(Debug)]
+struct Part {
+    subscription: Subscription,
     /// Channels that requests wait for.
     awaited: BTreeSet<Channel>,
     /// Until then.
     patience: Option<Pin<Box<Sleep>>>,
     /// Channels the ear listens to, or never will.
     settled: BTreeSet<Channel>,
-    /// When that unit ended.
+    /// When the unit ended that ended last.
     moment: Option<Moment>,
     /// All up to there has been told.
     passed: bool,
@@ -61,19 +67,7 @@ impl Listening {
         own: i32,
         timeout: Duration,
     ) -> Self {
-        Self {
-            ears,
-            realm,
-            identity,
-            own,
-            timeout,
-            subscription: None,
-            awaited: BTreeSet::new(),
-            patience: None,
-            settled: BTreeSet::new(),
-            moment: None,
-            passed: false,
-        }
+        Self { ears, realm, identity, own, timeout, part: None }
     }
 
     /// Whether these statements may go out: the ear hears the channels they LISTEN to. `told`: what the client knows of its
@@ -84,60 +78,70 @@ impl Listening {
                 self.hear(&Channel::new(channel), told);
             }
         }
-        self.awaited.is_empty()
+        self.part.as_ref().is_none_or(|part| part.awaited.is_empty())
     }
 
     /// Has the ear listen to a channel.
     fn hear(&mut self, channel: &Channel, told: &Parameters) {
-        if self.settled.contains(channel) {
-            return;
-        }
-        let caller = || Caller {
-            database: self.identity.database.to_string(),
-            user: self.identity.user.to_string(),
-            credentials: self.identity.credentials.clone(),
-            encoding: told.get("client_encoding").map_or("UTF8", String::as_str).to_owned(),
-            timeout: self.timeout,
-        };
-        let subscription = self.subscription.get_or_insert_with(|| self.ears.subscribe(&self.realm, caller()));
-        subscription.add(channel);
-        self.awaited.insert(channel.clone());
-        self.patience.get_or_insert_with(|| Box::pin(sleep(self.timeout)));
-    }
-
-    /// Something is heard for this session.
-    pub(super) fn is_subscribed(&self) -> bool {
-        self.subscription.is_some()
+        let part = self.part.get_or_insert_with(|| {
+            let caller = Caller {
+                database: self.identity.database.to_string(),
+                user: self.identity.user.to_string(),
+                credentials: self.identity.credentials.clone(),
+                encoding: told.get("client_encoding").map_or("UTF8", String::as_str).to_owned(),
+                timeout: self.timeout,
+            };
+            Box::new(Part::new(self.ears.subscribe(&self.realm, caller)))
+        });
+        part.hear(channel, self.timeout);
     }
 
     /// The end of a unit waits: what was notified before it is told before it.
     pub(super) fn holds_end(&mut self) -> bool {
-        let holds = !self.settled.is_empty() && !self.passed;
-        if let (true, None, Some(subscription)) = (holds, self.moment, &self.subscription) {
-            self.moment = Some(subscription.moment());
-        }
-        holds && self.moment.is_some()
+        self.part.as_mut().is_some_and(|part| part.holds_end())
     }
 
     /// A unit ended, outside of any transaction: these are the channels listened to.
     fn unit_ended(&mut self, channels: &BTreeSet<String>, told: &Parameters) {
-        (self.passed, self.moment) = (false, None);
-        if self.subscription.is_none() && channels.is_empty() {
-            return;
+        // A function, or a statement that was prepared before, may have listened to some that were not asked for.
+        for channel in channels {
+            self.hear(&Channel::new(channel), told);
         }
+        if self.part.as_mut().is_some_and(|part| !part.unit_ended(channels)) {
+            self.part = None;
+        }
+    }
+}
+
+impl Part {
+    fn new(subscription: Subscription) -> Self {
+        let (awaited, settled) = (BTreeSet::new(), BTreeSet::new());
+        Self { subscription, awaited, patience: None, settled, moment: None, passed: false }
+    }
+
+    fn hear(&mut self, channel: &Channel, timeout: Duration) {
+        if !self.settled.contains(channel) {
+            self.subscription.add(channel);
+            self.awaited.insert(channel.clone());
+            self.patience.get_or_insert_with(|| Box::pin(sleep(timeout)));
+        }
+    }
+
+    fn holds_end(&mut self) -> bool {
+        let holds = !self.settled.is_empty() && !self.passed;
+        if holds {
+            self.moment.get_or_insert_with(|| self.subscription.moment());
+        }
+        holds
+    }
+
+    /// These are the channels listened to. `false`: none, nor any that is about to be.
+    fn unit_ended(&mut self, channels: &BTreeSet<String>) -> bool {
+        (self.passed, self.moment) = (false, None);
         let channels: BTreeSet<Channel> = channels.iter().map(Channel::new).collect();
         self.settled.retain(|channel| channels.contains(channel));
-        if channels.is_empty() && self.awaited.is_empty() {
-            self.subscription = None;
-            return;
-        }
-        // A function, or a statement that was prepared before, may have listened to some that were not asked for.
-        for channel in &channels {
-            self.hear(channel, told);
-        }
-        if let Some(subscription) = &self.subscription {
-            subscription.set(channels.union(&self.awaited).cloned());
-        }
+        self.subscription.set(channels.union(&self.awaited).cloned());
+        !(channels.is_empty() && self.awaited.is_empty())
     }
 }
 
@@ -145,14 +149,14 @@ impl Relay {
     /// Looks after what the ear was asked for. `true`: a request may go on.
     pub(super) fn poll_ear(&mut self, cx: &mut Context<'_>) -> bool {
         let Some(listening) = &mut self.listening else { return false };
-        let Some(subscription) = &listening.subscription else { return false };
-        let before = listening.awaited.len();
-        if listening.patience.as_mut().is_some_and(|patience| patience.as_mut().poll(cx).is_ready()) {
+        let Some(part) = listening.part.as_deref_mut() else { return false };
+        let before = part.awaited.len();
+        if part.patience.as_mut().is_some_and(|patience| patience.as_mut().poll(cx).is_ready()) {
             warn!("what listens for all has no server yet: what is notified before it has one will be missed");
-            listening.settled.append(&mut listening.awaited);
+            part.settled.append(&mut part.awaited);
         }
-        let settled = &mut listening.settled;
-        listening.awaited.retain(|channel| match subscription.poll_confirmed(cx, channel) {
+        let (settled, subscription) = (&mut part.settled, &part.subscription);
+        part.awaited.retain(|channel| match subscription.poll_confirmed(cx, channel) {
             Poll::Pending => true,
             // One that PostgreSQL refuses, it refuses in the client's own statement, too.
             Poll::Ready(Ok(()) | Err(_)) => {
@@ -160,15 +164,15 @@ impl Relay {
                 false
             }
         });
-        if listening.awaited.is_empty() {
-            listening.patience = None;
+        if part.awaited.is_empty() {
+            part.patience = None;
         }
-        let mut moved = before > 0 && listening.awaited.is_empty();
-        if let Some(moment) = listening.moment
-            && !listening.passed
-            && subscription.poll_passed(cx, moment).is_ready()
+        let mut moved = before > 0 && part.awaited.is_empty();
+        if let Some(moment) = part.moment
+            && !part.passed
+            && part.subscription.poll_passed(cx, moment).is_ready()
         {
-            listening.passed = true;
+            part.passed = true;
             moved = true;
         }
         moved
@@ -176,19 +180,16 @@ impl Relay {
 
     /// Tells the client what was heard, where PostgreSQL would: outside of transactions, between two answers.
     pub(super) fn tell_heard(&mut self, cx: &mut Context<'_>) -> Result<(), Event> {
-        let Some(listening) = self.listening.as_ref().filter(|listening| listening.is_subscribed()) else {
-            return Ok(());
-        };
-        let between = listening.passed || (self.status() == TxStatus::Idle && self.pipeline.is_quiet());
+        let Some(listening) = &self.listening else { return Ok(()) };
+        let Some(part) = &listening.part else { return Ok(()) };
+        let between = part.passed || (self.status() == TxStatus::Idle && self.pipeline.is_quiet());
         if !between || self.lost.is_some() || self.half || !self.down.at_boundary() {
             return Ok(());
         }
         let held =
             self.backend.as_ref().and_then(|backend| backend.papers.berth.key.as_ref()).map(|key| key.process_id);
-        while self.down.is_drained()
-            && let Some(subscription) = &listening.subscription
-        {
-            match subscription.poll_next(cx) {
+        while self.down.is_drained() {
+            match part.subscription.poll_next(cx) {
                 Poll::Pending => break,
                 Poll::Ready(Heard::Overrun) => {
                     return Err(Event::Violation(Complaint::new(Code::ListenerOverrun)));
