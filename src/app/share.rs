@@ -1,12 +1,14 @@
 //! What sessions are given, made from the configuration: at the start, and anew for the sessions that come after a reload.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
 use crate::backend::gate::{Gates, Pace};
 use crate::backend::pool::{Bounds, Pools};
 use crate::config::{ClientTls, Cluster, Config, PoolMode};
+use crate::continuity::Settings;
 use crate::metrics::Metrics;
 use crate::net::Dial;
 use crate::net::tls::{ClientCerts, ServerFiles, TlsAcceptor, TlsError};
@@ -15,6 +17,9 @@ use crate::session::ear::Ears;
 use crate::session::people::People;
 use crate::session::{Realm, Shared, Terms};
 use crate::shutdown::ShutdownWatch;
+
+/// Waits between two tries to join, at first and at most.
+const RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(250));
 
 /// What the first sessions are given.
 ///
@@ -34,10 +39,11 @@ pub(super) fn first(
         ears: Ears::new(gates.clone(), dial.clone(), Arc::clone(&metrics), shutdown.clone()),
         realms,
         people: Arc::new(People::new(&config.auth)),
+        identities: Arc::default(),
         acceptor: acceptor(&config.tls)?,
         requires_tls: requires_tls(&config.tls),
         ro_falls_back: config.routing.ro_falls_back,
-        zone: config.routing.zone.clone(),
+        settings: Arc::new(settings(config)),
         terms: terms(config),
         gates,
         pools: Pools::new(bounds(config)),
@@ -70,7 +76,7 @@ pub(super) fn anew(shared: &Shared, before: &Config, config: &Config, new_files:
         acceptor,
         requires_tls: requires_tls(&config.tls),
         ro_falls_back: config.routing.ro_falls_back,
-        zone: config.routing.zone.clone(),
+        settings: Arc::new(settings(config)),
         terms: terms(config),
         ..shared.clone()
     })
@@ -108,6 +114,17 @@ fn bounds(config: &Config) -> Bounds {
     Bounds { size: pool.size, min: pool.min, pod_size: pool.pod_size, idle: pool.idle, lifetime: pool.lifetime }
 }
 
+fn settings(config: &Config) -> Settings {
+    let continuity = &config.continuity;
+    Settings {
+        zone: config.routing.zone.clone(),
+        hold: continuity.hold,
+        drain: continuity.drain_deadline,
+        retry_first: RETRY.0,
+        retry_most: RETRY.1,
+    }
+}
+
 fn terms(config: &Config) -> Terms {
     let (limits, continuity) = (&config.limits, &config.continuity);
     Terms {
@@ -115,7 +132,6 @@ fn terms(config: &Config) -> Terms {
         hold: continuity.hold,
         connect: continuity.connect_timeout,
         ask: continuity.ask,
-        drain: continuity.drain_deadline,
         pools: config.pool.mode == PoolMode::Transaction,
         lifetime: config.pool.lifetime,
         statements: config.pool.statements,

@@ -65,6 +65,18 @@ pub enum Credentials {
     ScramKeys(ScramKeys),
 }
 
+impl Credentials {
+    /// Whether they are the same proof.
+    pub fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::None, Self::None) => true,
+            (Self::Password(one), Self::Password(other)) => Arc::ptr_eq(&one.inner, &other.inner),
+            (Self::ScramKeys(one), Self::ScramKeys(other)) => one.are_same(other),
+            (Self::None | Self::Password(_) | Self::ScramKeys(_), _) => false,
+        }
+    }
+}
+
 /// A password and the SCRAM keys already derived from it. Clones share the keys.
 #[derive(Clone)]
 pub struct Password {

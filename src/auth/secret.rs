@@ -89,6 +89,12 @@ impl ScramKeys {
         self.iterations == iterations && self.salt == salt
     }
 
+    /// Whether both are of the same password, salt and iteration count.
+    pub(super) fn are_same(&self, other: &Self) -> bool {
+        let keys = self.client_key.ct_eq(&other.client_key) & self.server_key.ct_eq(&other.server_key);
+        self.fits(&other.salt, other.iterations) && keys.into()
+    }
+
     /// The verifier that accepts these keys.
     pub fn secret(&self) -> Secret {
         Secret {

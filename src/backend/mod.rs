@@ -9,6 +9,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::time::Instant;
 
 use crate::auth::{AuthError, Credentials};
+use crate::continuity::state::Origin;
 use crate::ids::PodId;
 use crate::net::tls::BackendTls;
 use crate::net::{Dial, Stream};
@@ -64,8 +65,8 @@ pub struct Identity {
     pub database: Arc<str>,
     /// Further startup parameters but `application_name`, which belongs to the session and not to its backend.
     pub flavour: Arc<Vec<(String, String)>>,
-    /// `application_name`, if the client gave one.
-    pub name: Option<String>,
+    /// What the session begins with, its `application_name` above all.
+    pub origin: Arc<Origin>,
     /// What proves the role.
     pub credentials: Credentials,
 }

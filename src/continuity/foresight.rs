@@ -15,8 +15,9 @@ use super::walk::Walk;
 impl Pipeline {
     /// What an Execute of this portal would run, if all that is in flight succeeds.
     pub fn executing(&self, portal: &[u8]) -> Meaning {
-        let bound = self.owed().iter().enumerate().rev().find_map(|(at, owed)| match owed {
-            Owed::Bind { portal: made, statement } if clip(made) == clip(portal) => Some((at, statement)),
+        let mut earlier = self.owed().iter().rev();
+        let bound = earlier.find_map(|owed| match owed {
+            Owed::Bind { portal: made, statement } if clip(made) == clip(portal) => Some(statement),
             Owed::Bind { .. }
             | Owed::Query { .. }
             | Owed::Call { .. }
@@ -30,8 +31,8 @@ impl Pipeline {
             | Owed::Setup
             | Owed::Prepare { .. } => None,
         });
-        let Some((at, statement)) = bound else { return self.names().portal(portal) };
-        let parsed = self.owed().iter().take(at).rev().find_map(|owed| match owed {
+        let Some(statement) = bound else { return self.names().portal(portal) };
+        let parsed = earlier.find_map(|owed| match owed {
             Owed::Parse { name, meaning, .. } if clip(name) == clip(statement) => Some(meaning.clone()),
             Owed::Parse { .. }
             | Owed::Query { .. }
@@ -59,7 +60,7 @@ impl Pipeline {
         let mut texts: BTreeMap<&[u8], &[u8]> = BTreeMap::new();
         let mut bound: BTreeMap<&[u8], bool> = BTreeMap::new();
         let mut writes = false;
-        for owed in self.owed() {
+        for owed in self.owed().iter() {
             match owed {
                 Owed::Parse { name, body, .. } => {
                     let Some(Ok(parse)) = body.as_deref().map(Parse::read) else { return false };

@@ -199,7 +199,7 @@ impl Pipeline {
         let mut units = Vec::new();
         let begun = self.walk() != Walk::from(self.status());
         let mut unit = Unit { begun, told: self.has_failed(), ..Unit::new() };
-        for owed in self.owed() {
+        for owed in self.owed().iter() {
             match owed {
                 Owed::Query { meaning, done, .. } => {
                     unit.begun |= *done > 0;

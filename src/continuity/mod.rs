@@ -25,6 +25,7 @@ mod names;
 pub mod pins;
 pub mod pipeline;
 pub mod plans;
+pub mod queue;
 pub mod restore;
 pub mod script;
 pub mod setup;
@@ -33,19 +34,19 @@ pub mod survey;
 mod undo;
 mod walk;
 
-use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::error::{Code, Complaint};
 use crate::ids::{PodId, Zone};
 use crate::topology::routing::{Choice, LeaveReason, Need, RoutingTable, Standing, WaitReason};
 
-/// What one session wants, and how long it waits for it.
+use queue::Queue;
+
+/// How long sessions wait for what they want, and what they prefer.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Which kind of pod.
-    pub need: Need,
     /// The zone to prefer for reads.
     pub zone: Option<Zone>,
     /// How long a request waits for a backend before it is answered with an error.
@@ -161,15 +162,16 @@ pub struct Wait {
 /// The machine.
 #[derive(Debug)]
 pub struct Continuity {
-    settings: Settings,
+    need: Need,
+    settings: Arc<Settings>,
     stage: Stage,
-    commands: VecDeque<Command>,
+    commands: Queue<Command>,
 }
 
 impl Continuity {
-    /// A session without a backend.
-    pub fn new(settings: Settings) -> Self {
-        Self { settings, stage: Stage::Loose, commands: VecDeque::new() }
+    /// A session without a backend; it needs this kind of pod.
+    pub fn new(need: Need, settings: Arc<Settings>) -> Self {
+        Self { need, settings, stage: Stage::Loose, commands: Queue::new() }
     }
 
     /// Where the session is.
@@ -179,7 +181,7 @@ impl Continuity {
 
     /// What it needs.
     pub fn need(&self) -> &Need {
-        &self.settings.need
+        &self.need
     }
 
     /// Whether the session should leave its backend at the next idle boundary.
@@ -239,8 +241,8 @@ impl Continuity {
     /// Looks for a pod: joins it, or holds.
     fn seek(&mut self, mut wait: Wait, world: World<'_>) {
         wait.retry = None;
-        let dice = if matches!(self.settings.need, Need::Read { .. }) { (world.dice)() } else { 0 };
-        match world.table.choose(&self.settings.need, self.settings.zone.as_ref(), world.load, dice) {
+        let dice = if matches!(self.need, Need::Read { .. }) { (world.dice)() } else { 0 };
+        match world.table.choose(&self.need, self.settings.zone.as_ref(), world.load, dice) {
             Choice::To { pod, address } => {
                 self.commands.push_back(Command::Join { pod: pod.clone(), address });
                 self.stage = Stage::Joining { pod, wait };
@@ -270,7 +272,7 @@ impl Continuity {
                     self.seek(wait, world);
                 }
             }
-            Stage::Joining { pod, wait } => match world.table.standing(pod, &self.settings.need) {
+            Stage::Joining { pod, wait } => match world.table.standing(pod, &self.need) {
                 Standing::Good => {}
                 Standing::Leave(_) | Standing::Cut => {
                     let wait = wait.clone();
@@ -290,7 +292,7 @@ impl Continuity {
             Stage::Leaving { until, .. } => *until,
             Stage::Loose | Stage::Holding(_) | Stage::Joining { .. } | Stage::Attached { .. } => None,
         };
-        self.stage = match world.table.standing(&pod, &self.settings.need) {
+        self.stage = match world.table.standing(&pod, &self.need) {
             Standing::Good => Stage::Attached { pod },
             Standing::Leave(why @ LeaveReason::Draining) => {
                 Stage::Leaving { pod, why, until: Some(drained.unwrap_or(now + self.settings.drain)) }
@@ -373,7 +375,7 @@ impl Continuity {
     }
 
     fn expired(&self, why: Option<WaitReason>) -> Complaint {
-        let code = match &self.settings.need {
+        let code = match &self.need {
             Need::Write => Code::HoldExpired,
             Need::Read { .. } => Code::NoReplica,
             Need::Pod(_) => Code::NoSuchPod,

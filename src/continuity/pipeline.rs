@@ -9,13 +9,12 @@
 //! ```
 //! What a name stands for is looked up when the reply comes: only then it is known which Parse and Bind before it failed.
 
-use std::collections::VecDeque;
-
 use crate::wire::message::{Bind, DataRow, Parse, Query};
 use crate::wire::{TxStatus, frontend};
 
 use super::names::Names;
 use super::plans::Key;
+use super::queue::Queue;
 use super::script::{self, Act, Meaning};
 use super::state::State;
 use super::walk::Walk;
@@ -30,7 +29,7 @@ const MOST: usize = 16 * 1024;
 /// The replies owed by one backend, and what they will mean for the session.
 #[derive(Debug, Default)]
 pub struct Pipeline {
-    owed: VecDeque<Owed>,
+    owed: Queue<Owed>,
     /// What the last ReadyForQuery said.
     status: TxStatus,
     names: Names,
@@ -588,7 +587,7 @@ impl Pipeline {
         self.walk = Walk::from(status);
     }
 
-    pub(super) fn owed(&self) -> &VecDeque<Owed> {
+    pub(super) fn owed(&self) -> &Queue<Owed> {
         &self.owed
     }
 

@@ -59,8 +59,8 @@ pub struct State {
     limit: usize,
     /// What changed since the last idle boundary, and would not be rolled back.
     undo: Undo,
-    /// `application_name` as the client gave it at its login: what RESET goes back to. Backends are logged in without one.
-    name: Option<Arc<str>>,
+    /// What it began with: what RESET goes back to.
+    origin: Arc<Origin>,
     /// The backend's own is the empty one of its login, by a RESET.
     nameless: bool,
     /// A function that is not PostgreSQL's own was called on the backend there is now: it may have set anything.
@@ -71,6 +71,30 @@ pub struct State {
     hears: bool,
     /// Prepared statements that backends have under the client's own names.
     own: usize,
+}
+
+/// What sessions begin with: the same for all whose clients call themselves the same, who share it.
+#[derive(Debug, Default)]
+pub struct Origin {
+    /// `application_name` as the client gave it at its login. Backends are logged in without one.
+    name: Option<String>,
+    fresh: Arc<Transactional>,
+    /// No prepared statements.
+    nothing: Arc<BTreeMap<Vec<u8>, Prepared>>,
+}
+
+impl Origin {
+    /// Of clients that call themselves so.
+    pub fn called(name: Option<&str>) -> Self {
+        let mut fresh = Transactional::default();
+        give_name(name, &mut fresh);
+        Self { name: name.map(str::to_owned), fresh: Arc::new(fresh), nothing: Arc::default() }
+    }
+
+    /// What they call themselves.
+    pub fn name(&self) -> Option<&str> {
+        self.name.as_deref()
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -89,12 +113,17 @@ struct Unnamed {
 }
 
 impl State {
-    /// A fresh session. `limit`: bytes remembered at most; beyond, the session is pinned.
+    /// A fresh session of a client without a name. `limit`: bytes remembered at most; beyond, the session is pinned.
     pub fn new(limit: usize) -> Self {
+        Self::begin(limit, Arc::default())
+    }
+
+    /// A fresh session.
+    pub fn begin(limit: usize, origin: Arc<Origin>) -> Self {
         Self {
-            now: Arc::default(),
+            now: Arc::clone(&origin.fresh),
             marks: Vec::new(),
-            prepared: Arc::default(),
+            prepared: Arc::clone(&origin.nothing),
             unnamed: Unnamed::default(),
             pins: Pins::default(),
             doubt: false,
@@ -106,7 +135,7 @@ impl State {
             weight: 0,
             limit,
             undo: Undo::default(),
-            name: None,
+            origin,
             nameless: false,
             touched: false,
             owner: 0,
@@ -115,26 +144,12 @@ impl State {
         }
     }
 
-    /// A fresh session of a client that calls itself so.
-    #[must_use]
-    pub fn called(mut self, name: Option<&str>) -> Self {
-        self.name = name.map(Arc::from);
-        let mut fresh = Transactional::default();
-        self.give_name(&mut fresh);
-        self.now = Arc::new(fresh);
-        self
-    }
-
     /// The session of this number; `elsewhere`: it listens elsewhere than on its backend.
     #[must_use]
     pub fn of(mut self, owner: u64, elsewhere: bool) -> Self {
         self.owner = owner;
         self.hears = elsewhere;
         self
-    }
-
-    fn give_name(&self, now: &mut Transactional) {
-        give_name(self.name.as_deref(), now);
     }
 
     /// What a prepared statement's name stands for; with the empty name, see [`Self::unnamed`].
@@ -258,7 +273,7 @@ impl State {
         }
         self.touched |= act.strange;
         match &act.verb {
-            Verb::Begin => self.begin(),
+            Verb::Begin => self.open_block(),
             Verb::Commit { chain } => self.end(*chain, tag == b"ROLLBACK"),
             Verb::PrepareTransaction => self.end(false, tag == b"ROLLBACK"),
             Verb::Rollback { chain } => self.end(*chain, true),
@@ -369,20 +384,21 @@ impl State {
 
     /// The client's own name is what its login said.
     fn reset(&mut self, name: &str) {
-        let own = self.name.clone().filter(|_| name == NAME);
+        let origin = Arc::clone(&self.origin);
+        let own = origin.name().filter(|_| name == NAME);
         self.nameless |= own.is_some();
         self.change(|now| {
             now.settings.remove(name);
-            give_name(own.as_deref(), now);
+            give_name(own, now);
         });
     }
 
     fn reset_all(&mut self) {
-        let own = self.name.clone();
-        self.nameless |= own.is_some();
+        let origin = Arc::clone(&self.origin);
+        self.nameless |= origin.name.is_some();
         self.change(|now| {
             now.settings.clear();
-            give_name(own.as_deref(), now);
+            give_name(origin.name(), now);
         });
     }
 
@@ -472,7 +488,7 @@ impl State {
         }
     }
 
-    fn begin(&mut self) {
+    fn open_block(&mut self) {
         self.mark(None);
         self.in_block = true;
     }
@@ -494,7 +510,7 @@ impl State {
         self.unmark();
         (self.in_block, self.broken) = (false, false);
         if chain {
-            self.begin();
+            self.open_block();
         }
     }
 
@@ -533,10 +549,8 @@ impl State {
     fn discard(&mut self, what: Discard) {
         match what {
             Discard::All => {
-                let mut fresh = Transactional::default();
-                self.give_name(&mut fresh);
-                self.nameless |= self.name.is_some();
-                self.now = Arc::new(fresh);
+                self.nameless |= self.origin.name.is_some();
+                self.now = Arc::clone(&self.origin.fresh);
                 self.unmark();
                 self.forget_all();
                 self.pins.unpin_discarded();

@@ -64,14 +64,9 @@ fn table(look: Look) -> RoutingTable {
 
 fn machine(need: Need) -> Continuity {
     let retry_first = Duration::from_millis(20);
-    Continuity::new(Settings {
-        need,
-        zone: None,
-        hold: HOLD,
-        drain: HOLD,
-        retry_first,
-        retry_most: Duration::from_millis(250),
-    })
+    let retry_most = Duration::from_millis(250);
+    let settings = Settings { zone: None, hold: HOLD, drain: HOLD, retry_first, retry_most };
+    Continuity::new(need, Arc::new(settings))
 }
 
 fn step(machine: &mut Continuity, now: Instant, look: Look, input: Input) -> Vec<Command> {

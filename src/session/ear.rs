@@ -48,7 +48,7 @@ pub struct Home {
 
 impl Home {
     /// The database of this name.
-    pub fn new(cluster: &ClusterName, database: &str) -> Self {
+    pub fn new(cluster: &ClusterName, database: impl Into<Arc<str>>) -> Self {
         Self { cluster: cluster.clone(), database: database.into() }
     }
 }
@@ -102,7 +102,7 @@ impl Ears {
     /// A subscription to nothing yet; what it wants is said with [`Subscription::add`]. Must be called within a tokio runtime,
     /// and so must its methods.
     pub fn subscribe(&self, realm: &Arc<Realm>, caller: Caller) -> Subscription {
-        let home = Home::new(&realm.name, &caller.database);
+        let home = Home::new(&realm.name, caller.database.as_str());
         let room = self.room(home, realm, &caller.encoding);
         let mailbox = Arc::new(Mailbox::default());
         let member = Member {

@@ -39,7 +39,7 @@ pub(super) enum Arrival {
     /// the client takes its end for the sign that no later statement can be hit.
     Cancel(CancelKey, Stream),
     /// A client, authenticated.
-    Client(Box<Client>),
+    Client(Client),
     /// Nothing: it went away.
     Gone,
 }
@@ -52,7 +52,7 @@ pub(super) struct Client {
     /// What it sent beyond its login.
     pub(super) leftover: BytesMut,
     pub(super) realm: Arc<Realm>,
-    pub(super) identity: Identity,
+    pub(super) identity: Arc<Identity>,
     pub(super) need: Need,
     /// It speaks protocol 3.2: cancel keys may be long.
     pub(super) long_key: bool,
@@ -184,17 +184,9 @@ impl Reader {
             Ok(None) => return Ok(Arrival::Gone),
             Err(complaint) => return Err(Refusal { stream: self.stream, complaint }),
         };
-        let (names, flavour): (Vec<_>, Vec<_>) =
-            startup.parameters.into_iter().partition(|(name, _)| name == "application_name");
-        let identity = Identity {
-            user: startup.user.into(),
-            database: startup.database.into(),
-            flavour: Arc::new(flavour),
-            name: names.into_iter().next().map(|(_, name)| name),
-            credentials,
-        };
+        let identity = shared.identities.of(startup, credentials);
         let long_key = minor >= 2;
-        Ok(Arrival::Client(Box::new(Client {
+        Ok(Arrival::Client(Client {
             stream: self.stream,
             welcome: message,
             leftover: self.unread,
@@ -202,7 +194,7 @@ impl Reader {
             identity,
             need,
             long_key,
-        })))
+        }))
     }
 
     /// Has the user proven, and leaves AuthenticationOk in `message`, to be said. `None` when the client goes.

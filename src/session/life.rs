@@ -8,7 +8,6 @@ use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::sync::{OwnedSemaphorePermit, watch};
@@ -18,7 +17,7 @@ use tracing::{debug, info};
 use crate::backend::Identity;
 use crate::backend::pool::{Grant, Pool, Slot};
 use crate::continuity::pins::Pins;
-use crate::continuity::{Command, Continuity, Input, Settings, Stage, World};
+use crate::continuity::{Command, Continuity, Input, Stage, World};
 use crate::error::{Code, Complaint};
 use crate::ids::PodId;
 use crate::metrics::{HoldGauge, Metrics, SessionGauge, SessionState};
@@ -29,7 +28,6 @@ use crate::wire::TxStatus;
 use crate::wire::message::write::backend as write;
 
 use super::bell::Sleeper;
-use super::ear::Home;
 use super::handshake::Client;
 use super::join::{JoinError, Joined};
 use super::registry::Place;
@@ -41,9 +39,6 @@ mod parting;
 
 use boarding::Line;
 use parting::{DRAINED, take_leave};
-
-/// Waits between two tries to join, at first and at most.
-const RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(250));
 
 /// Why a session has no backend that has given its last one back after a transaction.
 const LENT: &str = "lent";
@@ -78,15 +73,13 @@ pub(super) struct Life {
     queued: bool,
     /// Its backend counts there.
     slot: Option<Slot>,
-    held: Option<(OwnedSemaphorePermit, HoldGauge)>,
+    held: Option<Box<Held>>,
     greeted: bool,
     draining: bool,
     /// The pod it has a backend on.
     berth: Option<PodId>,
     /// The pod it had one on last.
     last: Option<PodId>,
-    /// Its database.
-    home: Home,
     /// The pins it has, as counted.
     pins: Pins,
     /// Why it left its last backend: the label of the switch it is in.
@@ -101,6 +94,12 @@ pub(super) struct Life {
     replay_until: Option<Instant>,
     /// How many primaries there had been when its backend was joined.
     tenure: u64,
+}
+
+/// It is one of the sessions that are held.
+struct Held {
+    _permit: OwnedSemaphorePermit,
+    _gauge: HoldGauge,
 }
 
 /// What woke the session.
@@ -144,32 +143,23 @@ enum End {
 
 impl Life {
     /// A session of an authenticated client, without a backend yet.
-    pub(super) fn new(shared: Arc<Shared>, client: Box<Client>, place: Place, gauge: SessionGauge) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, client: Client, place: Place, gauge: SessionGauge) -> Self {
         let terms = &shared.terms;
         let writes = client.need == Need::Write;
-        let settings = Settings {
-            need: client.need,
-            zone: shared.zone.clone(),
-            hold: terms.hold,
-            drain: terms.drain,
-            retry_first: RETRY.0,
-            retry_most: RETRY.1,
-        };
-        let identity = Arc::new(client.identity);
+        let identity = client.identity;
         let mut routes = client.realm.routes.clone();
         let table = Arc::clone(&routes.borrow_and_update());
-        let home = Home::new(&client.realm.name, &identity.database);
         let listening = (terms.pools && writes).then(|| {
             let own = place.key().process_id;
             let (ears, realm) = (shared.ears.clone(), Arc::clone(&client.realm));
             Listening::new(ears, realm, Arc::clone(&identity), own, terms.connect)
         });
-        let name = identity.name.as_deref();
-        let mut relay = Relay::new(client.stream, &client.leftover, &shared, place.id.0, name, writes, listening);
+        let mut relay =
+            Relay::new(client.stream, &client.leftover, &shared, place.id().0, &identity.origin, writes, listening);
         relay.say(&client.welcome);
         Self {
             relay,
-            machine: Continuity::new(settings),
+            machine: Continuity::new(client.need, Arc::clone(&shared.settings)),
             sleeper: Sleeper::new(&client.realm.bell),
             timer: None,
             routes,
@@ -188,7 +178,6 @@ impl Life {
             draining: false,
             berth: None,
             last: None,
-            home,
             pins: Pins::default(),
             reason: "startup",
             wanted_at: Instant::now(),
@@ -277,7 +266,9 @@ impl Life {
                 Command::Join { pod, address } => self.order(pod, address),
                 Command::StopJoin => (self.joining, self.line) = (None, None),
                 Command::Hold => match Arc::clone(&self.shared.held).try_acquire_owned() {
-                    Ok(permit) => self.held = Some((permit, self.shared.metrics.hold())),
+                    Ok(permit) => {
+                        self.held = Some(Box::new(Held { _permit: permit, _gauge: self.shared.metrics.hold() }));
+                    }
                     Err(_) => self.decide(Input::HoldRefused),
                 },
                 Command::Release => self.held = None,

@@ -6,6 +6,7 @@ pub mod bell;
 pub mod dice;
 pub mod ear;
 mod handshake;
+pub mod identities;
 mod join;
 mod life;
 pub mod people;
@@ -28,9 +29,10 @@ use crate::backend;
 use crate::backend::gate::Gates;
 use crate::backend::pool::Pools;
 use crate::config::{CommitGuard, Databases, Endpoint, Replay};
+use crate::continuity::Settings;
 use crate::continuity::plans::Seen;
 use crate::error::{Code, Complaint};
-use crate::ids::{ClusterName, PodId, PodName, Zone};
+use crate::ids::{ClusterName, PodId, PodName};
 use crate::metrics::{Metrics, SessionGauge, SessionState};
 use crate::net::tls::{BackendTls, TlsAcceptor};
 use crate::net::{Dial, Stream};
@@ -43,6 +45,7 @@ use bell::Bell;
 use dice::Dice;
 use ear::Ears;
 use handshake::{Arrival, Client, Refusal};
+use identities::Identities;
 use life::Life;
 use people::People;
 use registry::Registry;
@@ -58,14 +61,16 @@ pub struct Shared {
     pub realms: Vec<Arc<Realm>>,
     /// Who may log in.
     pub people: Arc<People>,
+    /// Who those are to PostgreSQL that have.
+    pub identities: Arc<Identities>,
     /// TLS towards clients, if it is offered.
     pub acceptor: Option<TlsAcceptor>,
     /// Clients without TLS are refused.
     pub requires_tls: bool,
     /// Reads may go to the primary when no replica is fit.
     pub ro_falls_back: bool,
-    /// The zone reads prefer.
-    pub zone: Option<Zone>,
+    /// How their machines wait, and the zone they prefer.
+    pub settings: Arc<Settings>,
     /// Timeouts and limits.
     pub terms: Terms,
     /// Turns at logging in to a pod.
@@ -105,8 +110,6 @@ pub struct Terms {
     pub connect: Duration,
     /// How long a backend may take to say what its session has built up; `None`: it is not asked.
     pub ask: Option<Duration>,
-    /// How long a session may stay on a draining pod with what it cannot leave at once.
-    pub drain: Duration,
     /// A session gives its backend back after each transaction.
     pub pools: bool,
     /// How old a backend may become, about.
@@ -240,7 +243,7 @@ async fn arrive(shared: Arc<Shared>, stream: Stream, peer: Option<SocketAddr>, e
 
 fn begin(
     shared: Arc<Shared>,
-    client: Box<Client>,
+    client: Client,
     peer: Option<SocketAddr>,
     gauge: SessionGauge,
     place: OwnedSemaphorePermit,
@@ -248,7 +251,7 @@ fn begin(
     let entry = shared.registry.enter(&client.realm.name, client.long_key);
     let span = info_span!(
         "session",
-        id = entry.id.0,
+        id = entry.id().0,
         ?peer,
         user = &*client.identity.user,
         database = &*client.identity.database

@@ -23,7 +23,8 @@ pub struct Registry {
 /// One session.
 #[derive(Debug)]
 struct Entry {
-    secret: Vec<u8>,
+    id: SessionId,
+    key: CancelKey,
     cluster: ClusterName,
     now: Mutex<Now>,
 }
@@ -40,9 +41,6 @@ struct Now {
 pub struct Place {
     registry: Arc<Registry>,
     entry: Arc<Entry>,
-    key: CancelKey,
-    /// The session's number.
-    pub id: SessionId,
 }
 
 /// Bytes of a secret under protocol 3.0, and under 3.2, which allows long ones.
@@ -55,20 +53,17 @@ impl Registry {
         let mut rng = rand::rng();
         let mut secret = vec![0; if long_key { LONG_SECRET } else { SHORT_SECRET }];
         rng.fill(secret.as_mut_slice());
-        let entry = Arc::new(Entry {
-            secret: secret.clone(),
-            cluster: cluster.clone(),
-            now: Mutex::new(Now { berth: None, state: SessionState::Login }),
-        });
-        let process_id = loop {
+        let id = SessionId(self.next.fetch_add(1, Ordering::Relaxed) + 1);
+        let now = Now { berth: None, state: SessionState::Login };
+        loop {
             let process_id = rng.random_range(1..i32::MAX);
             if let dashmap::Entry::Vacant(free) = self.by_process.entry(process_id) {
+                let key = CancelKey { process_id, secret };
+                let entry = Arc::new(Entry { id, key, cluster: cluster.clone(), now: Mutex::new(now) });
                 free.insert(Arc::clone(&entry));
-                break process_id;
+                return Place { registry: Arc::clone(self), entry };
             }
-        };
-        let id = SessionId(self.next.fetch_add(1, Ordering::Relaxed) + 1);
-        Place { registry: Arc::clone(self), entry, key: CancelKey { process_id, secret }, id }
+        }
     }
 
     /// Sessions there are.
@@ -100,7 +95,7 @@ impl Registry {
     /// session, a wrong secret, or it has none.
     pub fn berth(&self, key: &CancelKey) -> Option<Arc<Berth>> {
         let entry = Arc::clone(self.by_process.get(&key.process_id)?.value());
-        let right: bool = entry.secret.ct_eq(&key.secret).into();
+        let right: bool = entry.key.secret.ct_eq(&key.secret).into();
         let now = entry.now.lock();
         let berth = now.berth.as_ref().filter(|_| right)?;
         // Under the lock: whoever gives the backend back looks at the count after this.
@@ -112,7 +107,12 @@ impl Registry {
 impl Place {
     /// The key the client is given.
     pub fn key(&self) -> &CancelKey {
-        &self.key
+        &self.entry.key
+    }
+
+    /// The session's number.
+    pub fn id(&self) -> SessionId {
+        self.entry.id
     }
 
     /// The session holds this backend now, or none.
@@ -129,7 +129,7 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         self.moor(None);
-        self.registry.by_process.remove(&self.key.process_id);
+        self.registry.by_process.remove(&self.entry.key.process_id);
     }
 }
 

@@ -17,7 +17,7 @@ use crate::continuity::loss::{Aftermath, Answer, Word};
 use crate::continuity::pipeline::Pipeline;
 use crate::continuity::plans::Seen;
 use crate::continuity::restore::Restore;
-use crate::continuity::state::State;
+use crate::continuity::state::{Origin, State};
 use crate::error::{Code, Complaint};
 use crate::metrics::{Direction, Metrics};
 use crate::net::Stream;
@@ -196,14 +196,13 @@ pub(super) struct Relay {
 }
 
 impl Relay {
-    /// A logged-in client, no backend yet. `leftover`: bytes it sent beyond its login. `owner`: its number. `name`: its
-    /// `application_name`.
+    /// A logged-in client, no backend yet. `leftover`: bytes it sent beyond its login. `owner`: its number.
     pub(super) fn new(
         client: Stream,
         leftover: &[u8],
         shared: &Shared,
         owner: u64,
-        name: Option<&str>,
+        origin: &Arc<Origin>,
         writes: bool,
         listening: Option<Listening>,
     ) -> Self {
@@ -220,7 +219,7 @@ impl Relay {
             up,
             down: Pipe::new(FROM_BACKEND, MAX_BACKEND_FRAME),
             pipeline: Pipeline::default(),
-            state: State::new(terms.session_state).called(name).of(owner, listening.is_some()),
+            state: State::begin(terms.session_state, Arc::clone(origin)).of(owner, listening.is_some()),
             told: Parameters::default(),
             reading: Reading::Requests,
             read: None,

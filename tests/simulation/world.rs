@@ -6,6 +6,7 @@ use std::time::Duration;
 use pgmoor::backend::gate::{Gates, Pace};
 use pgmoor::backend::pool::{Bounds, Pools};
 use pgmoor::config::{self, AuthMethod, CommitGuard, Databases, Endpoint};
+use pgmoor::continuity::Settings;
 use pgmoor::continuity::plans::Seen;
 use pgmoor::ids::{Epoch, Lsn, PodId, Timeline};
 use pgmoor::metrics::Metrics;
@@ -35,6 +36,17 @@ const HOLD: Duration = Duration::from_secs(5);
 
 /// Places for sessions, and for those that are held.
 const PLACES: usize = 64;
+
+/// How sessions wait.
+fn settings() -> Settings {
+    Settings {
+        zone: None,
+        hold: HOLD,
+        drain: Duration::from_secs(3),
+        retry_first: Duration::from_millis(20),
+        retry_most: Duration::from_millis(250),
+    }
+}
 
 /// Everything of one run.
 pub(crate) struct World {
@@ -144,7 +156,6 @@ impl World {
             hold: HOLD,
             connect: Duration::from_secs(2),
             ask: self.ask.then_some(Duration::from_secs(1)),
-            drain: Duration::from_secs(3),
             replay: self.replay.then_some(config::Replay { size: 64 * 1024, deadline: Duration::from_secs(10) }),
             guard: self.guard,
             message_size: 1 << 24,
@@ -177,10 +188,11 @@ impl World {
             ears: Ears::new(self.gates.clone(), dial.clone(), Arc::clone(&self.metrics), watch.clone()),
             realms: vec![Arc::new(realm)],
             people: Arc::new(People::new(&auth)),
+            identities: Arc::default(),
             acceptor: None,
             requires_tls: false,
             ro_falls_back: true,
-            zone: None,
+            settings: Arc::new(settings()),
             terms: self.terms(),
             gates: self.gates.clone(),
             pools: self.pools.clone(),

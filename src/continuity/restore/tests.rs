@@ -3,6 +3,7 @@
 use super::*;
 use crate::continuity::plans::Key;
 use crate::continuity::script;
+use crate::continuity::state::Origin;
 use crate::wire::frontend;
 use crate::wire::message::Query;
 use crate::wire::message::write::backend as reply;
@@ -90,7 +91,7 @@ fn a_shared_statement_waits_until_it_is_used() {
 
 #[test]
 fn a_name_is_the_session_s_own_even_after_a_reset() {
-    let named = || State::new(1 << 16).called(Some("moor"));
+    let named = || State::begin(1 << 16, std::sync::Arc::new(Origin::called(Some("moor"))));
     let mut state = named();
     let setup = Setup::left_by(&mut state);
     assert!(setup.fits(&named()) && !setup.fits(&State::new(1 << 16)));

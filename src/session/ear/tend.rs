@@ -60,16 +60,9 @@ enum Woken {
 
 /// Listens until nobody wants anything, or the process stops.
 pub(super) async fn tend(room: Arc<Room>) {
-    let settings = Settings {
-        need: Need::Write,
-        zone: None,
-        hold: PATIENCE,
-        drain: PATIENCE,
-        retry_first: RETRY.0,
-        retry_most: RETRY.1,
-    };
+    let settings = Settings { zone: None, hold: PATIENCE, drain: PATIENCE, retry_first: RETRY.0, retry_most: RETRY.1 };
     let routes = room.realm.routes.clone();
-    let machine = Continuity::new(settings);
+    let machine = Continuity::new(Need::Write, Arc::new(settings));
     let (since, pause) = (Instant::now(), Duration::ZERO);
     let (joining, line, again, refusal) = (None, None, None, None);
     Tending { room, routes, machine, joining, line, since, pause, again, refusal }.run().await;

@@ -10,6 +10,7 @@ use crate::backend::pool::{Answer, Fit, Grant, Key, Parked, Pool, Slot, Turn};
 use crate::backend::{Berth, Target};
 use crate::continuity::{Input, Stage};
 use crate::ids::PodId;
+use crate::session::ear::Home;
 use crate::session::join::{Case, JoinError, Joined, Order, join};
 use crate::topology::evidence::Suspicion;
 use crate::topology::routing::Need;
@@ -76,10 +77,15 @@ impl Life {
         self.shared.terms.pools && *self.machine.need() == Need::Write
     }
 
+    /// Its database.
+    fn home(&self) -> Home {
+        Home::new(&self.realm.name, Arc::clone(&self.identity.database))
+    }
+
     /// An idle backend can be taken at once. On a pod that is new to this session, what listens for others comes first.
     fn may_board(&mut self, pod: &PodId) -> bool {
         let known = self.last.as_ref() == Some(pod);
-        self.relay.may_board() && (known || !self.hears() || self.shared.ears.is_ready(&self.home, pod))
+        self.relay.may_board() && (known || !self.hears() || self.shared.ears.is_ready(&self.home(), pod))
     }
 
     fn pool_of(&mut self, pod: &PodId) -> Arc<Pool> {
@@ -108,7 +114,7 @@ impl Life {
             identity: Arc::clone(&self.identity),
             state: self.relay.state.clone(),
             listens: !hears,
-            ears: hears.then(|| (self.shared.ears.clone(), self.home.clone())),
+            ears: hears.then(|| (self.shared.ears.clone(), self.home())),
             aborted: self.relay.pipeline.status() == TxStatus::Failed,
             lifetime: self.shared.dice.about(self.shared.terms.lifetime),
             case,

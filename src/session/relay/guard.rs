@@ -1,12 +1,11 @@
 //! The questions pgmoor puts before a COMMIT, on their way through the relay: which are out, and what their answers told.
 
-use std::collections::VecDeque;
-
 use bytes::BytesMut;
 
 use crate::config::CommitGuard;
 use crate::continuity::commit::Mark;
 use crate::continuity::guard::{Guard as Question, Known, Progress, Reply};
+use crate::continuity::queue::Queue;
 use crate::ids::PodId;
 use crate::wire::backend::ERROR_RESPONSE;
 use crate::wire::message::ErrorFields;
@@ -24,7 +23,7 @@ pub(super) struct Guard {
     /// The backend's pod; what is asked of another has no meaning there.
     pod: Option<PodId>,
     known: Known,
-    out: VecDeque<Reply>,
+    out: Queue<Reply>,
     mark: Option<Mark>,
     /// The error that came instead of an answer: it is what the client's COMMIT is told.
     failure: Option<BytesMut>,
@@ -52,7 +51,7 @@ impl Guard {
             asked_for_this: false,
             pod: None,
             known: Known { prepared: false, era: None },
-            out: VecDeque::new(),
+            out: Queue::new(),
             mark: None,
             failure: None,
         }

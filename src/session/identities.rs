@@ -1,0 +1,128 @@
+//! Who sessions are to PostgreSQL. Those of the same user, to the same database, with the same startup parameters, share one
+//! identity, and what it consists of stands in memory once.
+
+use std::collections::HashMap;
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
+
+use crate::auth::Credentials;
+use crate::backend::Identity;
+use crate::continuity::state::Origin;
+use crate::wire::startup::Startup;
+
+/// The parameter that belongs to the session and not to its backend.
+const NAME: &str = "application_name";
+
+/// Identities that may be there before those that nobody has any more are looked for.
+const FEW: usize = 64;
+
+/// The identities of all sessions there are.
+#[derive(Debug, Default)]
+pub struct Identities {
+    hashing: RandomState,
+    known: Mutex<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    by_hash: HashMap<u64, Weak<Identity>>,
+    /// So many were left when it was swept last.
+    left: usize,
+}
+
+impl Identities {
+    /// The identity of a client that has logged in with `credentials`.
+    pub(super) fn of(&self, startup: Startup, credentials: Credentials) -> Arc<Identity> {
+        let hash = self.hashing.hash_one((&startup.user, &startup.database, &startup.parameters));
+        let mut known = self.known.lock();
+        let found = known.by_hash.get(&hash).and_then(Weak::upgrade);
+        if let Some(identity) = found.filter(|identity| is_of(identity, &startup, &credentials)) {
+            return identity;
+        }
+        let identity = Arc::new(identity(startup, credentials));
+        known.enter(hash, &identity);
+        identity
+    }
+}
+
+impl Known {
+    fn enter(&mut self, hash: u64, identity: &Arc<Identity>) {
+        if self.by_hash.len() >= 2 * self.left.max(FEW) {
+            self.by_hash.retain(|_, known| known.strong_count() > 0);
+            self.left = self.by_hash.len();
+        }
+        self.by_hash.insert(hash, Arc::downgrade(identity));
+    }
+}
+
+fn identity(startup: Startup, credentials: Credentials) -> Identity {
+    let (names, flavour): (Vec<_>, Vec<_>) = startup.parameters.into_iter().partition(|(name, _)| name == NAME);
+    Identity {
+        user: startup.user.into(),
+        database: startup.database.into(),
+        flavour: Arc::new(flavour),
+        origin: Arc::new(Origin::called(names.first().map(|(_, name)| name.as_str()))),
+        credentials,
+    }
+}
+
+fn is_of(identity: &Identity, startup: &Startup, credentials: &Credentials) -> bool {
+    let flavour = startup.parameters.iter().filter(|(name, _)| *name != NAME);
+    *identity.user == *startup.user
+        && *identity.database == *startup.database
+        && identity.origin.name() == startup.parameters.get(NAME).map(String::as_str)
+        && flavour.eq(identity.flavour.iter().map(|(name, value)| (name, value)))
+        && identity.credentials.is_same(credentials)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use crate::auth::Password;
+    use crate::wire::startup::Replication;
+
+    fn startup(user: &str, parameters: &[(&str, &str)]) -> Startup {
+        Startup {
+            minor: 0,
+            user: user.to_owned(),
+            database: "app".to_owned(),
+            parameters: parameters.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+            moor: Default::default(),
+            replication: Replication::Off,
+            extensions: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn the_same_is_shared_and_anything_else_is_not() {
+        let identities = Identities::default();
+        let password = Credentials::Password(Password::new("secret"));
+        let named = [("application_name", "moor"), ("datestyle", "ISO")];
+        let one = identities.of(startup("a", &named), password.clone());
+        assert_eq!((one.origin.name(), one.flavour.len()), (Some("moor"), 1));
+        assert!(Arc::ptr_eq(&one, &identities.of(startup("a", &named), password.clone())));
+        for (user, parameters) in [("b", &named[..]), ("a", &named[..1]), ("a", &named[1..]), ("a", &[])] {
+            assert!(!Arc::ptr_eq(&one, &identities.of(startup(user, parameters), password.clone())));
+        }
+        // Another password since a reload: those that come now log in with it.
+        let renewed = Credentials::Password(Password::new("other"));
+        let other = identities.of(startup("a", &named), renewed.clone());
+        assert!(!Arc::ptr_eq(&one, &other));
+        assert!(Arc::ptr_eq(&other, &identities.of(startup("a", &named), renewed)));
+    }
+
+    #[test]
+    fn nothing_is_kept_of_those_who_left() {
+        let identities = Identities::default();
+        let stays = identities.of(startup("stays", &[]), Credentials::None);
+        for number in 0..10_000 {
+            identities.of(startup(&number.to_string(), &[]), Credentials::None);
+        }
+        assert!(identities.known.lock().by_hash.len() <= 2 * FEW);
+        assert!(Arc::ptr_eq(&stays, &identities.of(startup("stays", &[]), Credentials::None)));
+    }
+}
