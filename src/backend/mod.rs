@@ -19,12 +19,14 @@ use crate::wire::message::{ErrorFields, ReadError, Severity};
 mod berth;
 mod frames;
 pub mod gate;
+mod greeting;
 mod login;
 pub mod pool;
 mod proof;
 mod query;
 
 pub use berth::Berth;
+pub use greeting::{Greeting, Greetings};
 pub use login::{cancel, connect};
 
 /// The settings a server has reported (ParameterStatus), by name. Shared while they are the same.
@@ -69,6 +71,8 @@ pub struct Identity {
     pub origin: Arc<Origin>,
     /// What proves the role.
     pub credentials: Credentials,
+    /// What it was told of its servers when it was let in.
+    pub greetings: Greetings,
 }
 
 impl Identity {

@@ -144,6 +144,11 @@ impl State {
         }
     }
 
+    /// Nothing was set since it began.
+    pub fn is_pristine(&self) -> bool {
+        self.marks.is_empty() && !self.touched && !self.doubt && self.now == self.origin.fresh
+    }
+
     /// The session of this number; `elsewhere`: it listens elsewhere than on its backend.
     #[must_use]
     pub fn of(mut self, owner: u64, elsewhere: bool) -> Self {

@@ -1,23 +1,24 @@
 //! Who sessions are to PostgreSQL. Those of the same user, to the same database, with the same startup parameters, share one
 //! identity, and what it consists of stands in memory once.
 
-use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
+use std::collections::{HashMap, VecDeque};
 use std::hash::BuildHasher;
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
 use crate::auth::Credentials;
-use crate::backend::Identity;
+use crate::backend::{Greetings, Identity};
 use crate::continuity::state::Origin;
 use crate::wire::startup::Startup;
 
 /// The parameter that belongs to the session and not to its backend.
 const NAME: &str = "application_name";
 
-/// Identities that may be there before those that nobody has any more are looked for.
-const FEW: usize = 64;
+/// Identities that came last and are kept though nobody has them: what they were told of their servers is of use to those who
+/// come again.
+const RECENT: usize = 256;
 
 /// The identities of all sessions there are.
 #[derive(Debug, Default)]
@@ -31,6 +32,7 @@ struct Known {
     by_hash: HashMap<u64, Weak<Identity>>,
     /// So many were left when it was swept last.
     left: usize,
+    recent: VecDeque<Arc<Identity>>,
 }
 
 impl Identities {
@@ -50,11 +52,13 @@ impl Identities {
 
 impl Known {
     fn enter(&mut self, hash: u64, identity: &Arc<Identity>) {
-        if self.by_hash.len() >= 2 * self.left.max(FEW) {
+        if self.by_hash.len() >= 2 * self.left.max(RECENT) {
             self.by_hash.retain(|_, known| known.strong_count() > 0);
             self.left = self.by_hash.len();
         }
         self.by_hash.insert(hash, Arc::downgrade(identity));
+        self.recent.truncate(RECENT - 1);
+        self.recent.push_front(Arc::clone(identity));
     }
 }
 
@@ -66,6 +70,7 @@ fn identity(startup: Startup, credentials: Credentials) -> Identity {
         flavour: Arc::new(flavour),
         origin: Arc::new(Origin::called(names.first().map(|(_, name)| name.as_str()))),
         credentials,
+        greetings: Greetings::default(),
     }
 }
 
@@ -116,13 +121,13 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_kept_of_those_who_left() {
+    fn little_is_kept_of_those_who_left() {
         let identities = Identities::default();
         let stays = identities.of(startup("stays", &[]), Credentials::None);
         for number in 0..10_000 {
             identities.of(startup(&number.to_string(), &[]), Credentials::None);
         }
-        assert!(identities.known.lock().by_hash.len() <= 2 * FEW);
+        assert!(identities.known.lock().by_hash.len() <= 2 * RECENT);
         assert!(Arc::ptr_eq(&stays, &identities.of(startup("stays", &[]), Credentials::None)));
     }
 }

@@ -229,10 +229,21 @@ impl Life {
     /// What comes first.
     fn begin(&mut self) -> Next {
         let end = self.heed_phase();
-        if end.is_none() {
+        if end.is_none() && !self.greets_from_memory() {
             self.decide(Input::Wanted);
         }
         end.into()
+    }
+
+    /// Ends the login at once, where it is known what a server would say to this client. `false`: one has to be asked.
+    fn greets_from_memory(&mut self) -> bool {
+        let known = self.identity.greetings.recall(self.machine.need(), &self.table);
+        let Some(greeting) = known.filter(|_| self.shared.terms.pools) else { return false };
+        self.relay.say(&greeting.messages);
+        self.relay.is_told(&greeting.parameters);
+        self.greet();
+        self.reason = LENT;
+        true
     }
 
     /// Puts an input to the machine, with the world as it is now.

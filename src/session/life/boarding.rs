@@ -153,6 +153,10 @@ impl Life {
         self.moor(&berth, slot);
         self.relay.attach(backend, &received);
         self.relay.pipeline.settle(status);
+        if self.relay.state.is_pristine() {
+            let need = self.machine.need();
+            self.identity.greetings.remember(need, &berth.target.pod, self.table.tenure, &parameters);
+        }
         if !self.greeted {
             self.greet();
         } else if self.reason != LENT {
@@ -172,6 +176,7 @@ impl Life {
                 None
             }
             JoinError::Refused(body) => {
+                self.identity.greetings.forget();
                 self.shared.metrics.switched(self.reason, "refused");
                 Some(End::Quoted(body))
             }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 
+use crate::backend::Parameters;
 use crate::backend::pool::{Papers, Parked};
 use crate::continuity::restore::Restore;
 use crate::continuity::setup::Setup;
@@ -28,8 +29,7 @@ impl Relay {
         self.guard.arrived(papers.berth.target.pod.clone(), known);
         // What the client was told of is known.
         if !Arc::ptr_eq(&papers.parameters, &self.told) {
-            let conforming = papers.parameters.get("standard_conforming_strings").is_none_or(|value| value == "on");
-            self.pipeline.conforming_strings(conforming);
+            self.pipeline.conforming_strings(conforming(&papers.parameters));
         }
         if !received.is_empty() {
             self.down.append(received);
@@ -61,6 +61,12 @@ impl Relay {
         self.pipeline.set_up();
         self.down.set_interest(FROM_BACKEND_ROWS);
         self.setting_up = Some(Box::new(way));
+    }
+
+    /// The client was told this of its server, and has no backend yet.
+    pub(in crate::session) fn is_told(&mut self, parameters: &Parameters) {
+        self.pipeline.conforming_strings(conforming(parameters));
+        self.told = Arc::clone(parameters);
     }
 
     /// The client has what ends its login: it needs the backend no longer.
@@ -126,4 +132,9 @@ impl Relay {
         self.down.append(others);
         self.backend = Some(backend);
     }
+}
+
+/// Whether a server with these settings reads a backslash in a plain string as itself.
+fn conforming(parameters: &Parameters) -> bool {
+    parameters.get("standard_conforming_strings").is_none_or(|value| value == "on")
 }
