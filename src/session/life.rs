@@ -24,8 +24,6 @@ use crate::metrics::{HoldGauge, Metrics, SessionGauge, SessionState};
 use crate::shutdown::Phase;
 use crate::topology::evidence::Suspicion;
 use crate::topology::routing::{Need, RoutingTable};
-use crate::wire::TxStatus;
-use crate::wire::message::write::backend as write;
 
 use super::bell::Sleeper;
 use super::handshake::Client;
@@ -35,6 +33,7 @@ use super::relay::{Event, Listening, Relay};
 use super::{LAST_WORD, Realm, Shared, answer};
 
 mod boarding;
+mod login;
 mod parting;
 
 use boarding::Line;
@@ -224,26 +223,6 @@ impl Life {
                 return Poll::Ready(Next::End(end));
             }
         }
-    }
-
-    /// What comes first.
-    fn begin(&mut self) -> Next {
-        let end = self.heed_phase();
-        if end.is_none() && !self.greets_from_memory() {
-            self.decide(Input::Wanted);
-        }
-        end.into()
-    }
-
-    /// Ends the login at once, where it is known what a server would say to this client. `false`: one has to be asked.
-    fn greets_from_memory(&mut self) -> bool {
-        let known = self.identity.greetings.recall(self.machine.need(), &self.table);
-        let Some(greeting) = known.filter(|_| self.shared.terms.pools) else { return false };
-        self.relay.say(&greeting.messages);
-        self.relay.is_told(&greeting.parameters);
-        self.greet();
-        self.reason = LENT;
-        true
     }
 
     /// Puts an input to the machine, with the world as it is now.
@@ -453,16 +432,6 @@ impl Life {
                 end.into()
             }
         }
-    }
-
-    /// The end of the login: our own cancel key, and the first ReadyForQuery.
-    fn greet(&mut self) {
-        let mut message = BytesMut::new();
-        write::backend_key_data(&mut message, self.place.key());
-        write::ready_for_query(&mut message, TxStatus::Idle);
-        self.relay.say(&message);
-        self.relay.is_greeted();
-        self.greeted = true;
     }
 
     /// A request, or a channel, needs a backend.

@@ -27,10 +27,6 @@ impl Relay {
         let papers = &mut backend.papers;
         let known = std::mem::take(&mut papers.guard);
         self.guard.arrived(papers.berth.target.pod.clone(), known);
-        // What the client was told of is known.
-        if !Arc::ptr_eq(&papers.parameters, &self.told) {
-            self.pipeline.conforming_strings(conforming(&papers.parameters));
-        }
         if !received.is_empty() {
             self.down.append(received);
         }
@@ -135,6 +131,6 @@ impl Relay {
 }
 
 /// Whether a server with these settings reads a backslash in a plain string as itself.
-fn conforming(parameters: &Parameters) -> bool {
+pub(super) fn conforming(parameters: &Parameters) -> bool {
     parameters.get("standard_conforming_strings").is_none_or(|value| value == "on")
 }

@@ -26,6 +26,7 @@ use crate::wire::message::ParameterStatus;
 use crate::wire::message::write::backend as write;
 use crate::wire::{HEADER_LEN, TxStatus, backend, frontend};
 
+use super::mooring::conforming;
 use super::{Event, FROM_CLIENT, Farewell, Reading, Relay, speak};
 
 /// Times that a server may vanish without a word and without an answer in between: it may be the statement that kills it.
@@ -326,6 +327,7 @@ impl Relay {
         for (name, value) in parameters.iter().filter(|(name, value)| self.told.get(*name) != Some(value)) {
             write::parameter_status(&mut message, name, value);
         }
+        self.pipeline.conforming_strings(conforming(parameters));
         if self.told.keys().all(|name| parameters.contains_key(name)) {
             self.told = Arc::clone(parameters);
         } else {
