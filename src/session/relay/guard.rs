@@ -23,6 +23,13 @@ pub(super) struct Guard {
     /// The backend's pod; what is asked of another has no meaning there.
     pod: Option<PodId>,
     known: Known,
+    /// Since something was asked of this backend.
+    asked: Option<Box<Asked>>,
+}
+
+/// What was asked of a backend, and what its answers told.
+#[derive(Debug, Default)]
+struct Asked {
     out: Queue<Reply>,
     mark: Option<Mark>,
     /// The error that came instead of an answer: it is what the client's COMMIT is told.
@@ -51,9 +58,7 @@ impl Guard {
             asked_for_this: false,
             pod: None,
             known: Known { prepared: false, era: None },
-            out: Queue::new(),
-            mark: None,
-            failure: None,
+            asked: None,
         }
     }
 
@@ -85,7 +90,7 @@ impl Guard {
 
     /// Questions are out.
     pub(super) fn is_asking(&self) -> bool {
-        !self.out.is_empty()
+        self.asked.as_ref().is_some_and(|asked| !asked.out.is_empty())
     }
 
     /// Another backend is there.
@@ -96,17 +101,19 @@ impl Guard {
 
     /// The backend is given back: what is known of it.
     pub(super) fn left(&mut self) -> Known {
+        self.asked = None;
         std::mem::take(&mut self.known)
     }
 
     /// The backend is gone. What its last answer told stays until it is taken.
     pub(super) fn backend_gone(&mut self) {
-        if let Some(mark) = self.out.back().and_then(Reply::mark) {
-            self.mark = Some(mark.clone());
-        }
         (self.known, self.asked_for_this) = (Known::default(), false);
-        self.failure = None;
-        self.out.clear();
+        let Some(asked) = &mut self.asked else { return };
+        if let Some(mark) = asked.out.back().and_then(Reply::mark) {
+            asked.mark = Some(mark.clone());
+        }
+        asked.failure = None;
+        asked.out.clear();
     }
 
     /// The bytes of a question. `forgotten`: the backend may have lost its prepared statements.
@@ -115,7 +122,7 @@ impl Guard {
         let question = Question { prepare: !self.known.prepared || forgotten, first: self.known.era.is_none(), end };
         let mut packet = BytesMut::new();
         question.append(&mut packet);
-        self.out.push_back(question.replies(pod, self.known.era.clone()));
+        self.asked.get_or_insert_default().out.push_back(question.replies(pod, self.known.era.clone()));
         (self.known.prepared, self.asked_for_this) = (true, true);
         Some(packet)
     }
@@ -127,25 +134,26 @@ impl Guard {
 
     /// A reply to the question that is due.
     pub(super) fn reply(&mut self, tag: u8, body: &[u8]) -> Told {
-        let Some(reply) = self.out.front_mut() else { return Told::Unexpected };
+        let Some(asked) = &mut self.asked else { return Told::Unexpected };
+        let Some(reply) = asked.out.front_mut() else { return Told::Unexpected };
         match reply.take(tag, body) {
             Progress::More => Told::More,
             Progress::Aside | Progress::Unexpected => Told::Unexpected,
             Progress::Done => {
-                self.mark = reply.mark().cloned();
-                if let Some(era) = self.mark.as_ref().and_then(|mark| mark.era.clone()) {
+                asked.mark = reply.mark().cloned();
+                if let Some(era) = asked.mark.as_ref().and_then(|mark| mark.era.clone()) {
                     self.known.era = Some(era);
                 }
-                self.out.pop_front();
+                asked.out.pop_front();
                 Told::Last
             }
             Progress::Failed => {
                 self.known.prepared = false;
                 // A transaction that had failed before is told ROLLBACK, as ever.
                 let news = |body: &&[u8]| ErrorFields::read(body).is_ok_and(|fields| fields.code != "25P02");
-                self.failure = reply.error().filter(news).map(error_response);
+                asked.failure = reply.error().filter(news).map(error_response);
                 let alone = tag != ERROR_RESPONSE;
-                self.out.pop_front();
+                asked.out.pop_front();
                 if alone { Told::Last } else { Told::Failed }
             }
         }
@@ -153,25 +161,27 @@ impl Guard {
 
     /// The error of a question that failed, for the COMMIT behind it: that was told ROLLBACK.
     pub(super) fn take_failure(&mut self) -> Option<BytesMut> {
-        self.failure.take()
+        self.asked.as_mut()?.failure.take()
     }
 
     /// The server skips what was behind an error: so many questions are still out.
     pub(super) fn keep(&mut self, count: usize) {
-        while self.out.len() > count {
-            self.out.pop_front();
+        let Some(asked) = &mut self.asked else { return };
+        while asked.out.len() > count {
+            asked.out.pop_front();
         }
     }
 
     /// No transaction is open: what was told of it is of no use.
     pub(super) fn transaction_ended(&mut self) {
-        self.mark = None;
-        self.failure = None;
+        if let Some(asked) = &mut self.asked {
+            (asked.mark, asked.failure) = (None, None);
+        }
     }
 
     /// What is known of the COMMIT in flight.
     pub(super) fn take_mark(&mut self) -> Option<Mark> {
-        self.mark.take()
+        self.asked.as_mut()?.mark.take()
     }
 }
 
