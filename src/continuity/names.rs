@@ -15,9 +15,12 @@ const NAME: usize = 63;
 /// Names remembered at most. Beyond, every name may stand for anything.
 const MOST: usize = 4096;
 
-/// The names one backend knows.
+/// The names one backend knows. Most sessions have none to be remembered.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Names {
+pub(super) struct Names(Option<Box<Table>>);
+
+#[derive(Clone, Debug, Default)]
+struct Table {
     statements: BTreeMap<Vec<u8>, Meaning>,
     portals: BTreeMap<Vec<u8>, Meaning>,
     /// Some could not be remembered.
@@ -34,73 +37,57 @@ pub(super) fn clip(name: &[u8]) -> &[u8] {
 impl Names {
     /// What a prepared statement means.
     pub(super) fn statement(&self, name: &[u8]) -> Meaning {
-        self.known(&self.statements, name)
+        self.0.as_ref().and_then(|table| table.known(&table.statements, name))
     }
 
     /// What a portal means.
     pub(super) fn portal(&self, name: &[u8]) -> Meaning {
-        self.known(&self.portals, name)
-    }
-
-    fn known(&self, table: &BTreeMap<Vec<u8>, Meaning>, name: &[u8]) -> Meaning {
-        match table.get(clip(name)) {
-            Some(meaning) => meaning.clone(),
-            None if self.wild => script::unknown(),
-            None => None,
-        }
+        self.0.as_ref().and_then(|table| table.known(&table.portals, name))
     }
 
     /// A statement was prepared.
     pub(super) fn parsed(&mut self, name: &[u8], meaning: Meaning) {
-        if meaning.is_some() || self.statements.contains_key(clip(name)) {
-            self.note(name);
+        if meaning.is_some() {
+            self.0.get_or_insert_default();
         }
-        self.wild |= set(&mut self.statements, name, meaning, self.wild);
-    }
-
-    fn note(&mut self, name: &[u8]) {
-        if self.before.len() > MOST {
-            self.wild = true;
-        } else {
-            self.before.push((clip(name).to_vec(), self.statements.get(clip(name)).cloned()));
+        if let Some(table) = &mut self.0 {
+            table.parsed(name, meaning);
         }
     }
 
     /// An idle boundary: what changes from now on belongs to the next transaction.
     pub(super) fn checkpoint(&mut self) {
-        self.before.clear();
+        if let Some(table) = &mut self.0 {
+            table.before.clear();
+        }
     }
 
     /// As it was at the last idle boundary.
     pub(super) fn rewind(&mut self) {
-        while let Some((name, meaning)) = self.before.pop() {
-            match meaning {
-                Some(meaning) => self.statements.insert(name, meaning),
-                None => self.statements.remove(&name),
-            };
+        if let Some(table) = &mut self.0 {
+            table.rewind();
         }
-        self.portals.clear();
     }
 
     /// A portal was made of a statement.
     pub(super) fn bound(&mut self, portal: &[u8], statement: &[u8]) {
-        let meaning = self.statement(statement);
-        if meaning.is_some() || !self.portals.is_empty() {
-            self.wild |= set(&mut self.portals, portal, meaning, self.wild);
+        if let Some(table) = &mut self.0 {
+            table.bound(portal, statement);
         }
     }
 
     /// A statement was closed.
     pub(super) fn closed(&mut self, name: &[u8]) {
-        if self.statements.contains_key(clip(name)) {
-            self.note(name);
-            self.statements.remove(clip(name));
+        if let Some(table) = &mut self.0 {
+            table.closed(name);
         }
     }
 
     /// Portals live no longer than their transaction.
     pub(super) fn transaction_ended(&mut self) {
-        self.portals.clear();
+        if let Some(table) = &mut self.0 {
+            table.portals.clear();
+        }
     }
 
     /// SQL has a hand in the same names.
@@ -119,11 +106,9 @@ impl Names {
             }
             Verb::Deallocate { name: Some(name) } => self.closed(name.as_bytes()),
             Verb::Deallocate { name: None } | Verb::Discard(Discard::All) => {
-                let named: Vec<_> = self.statements.keys().filter(|name| !name.is_empty()).cloned().collect();
-                for name in named {
-                    self.closed(&name);
+                if let Some(table) = &mut self.0 {
+                    table.all_closed();
                 }
-                self.wild = false;
             }
             Verb::Empty
             | Verb::Begin
@@ -158,6 +143,63 @@ impl Names {
             | Verb::Do
             | Verb::Write => {}
         }
+    }
+}
+
+impl Table {
+    fn known(&self, names: &BTreeMap<Vec<u8>, Meaning>, name: &[u8]) -> Meaning {
+        match names.get(clip(name)) {
+            Some(meaning) => meaning.clone(),
+            None if self.wild => script::unknown(),
+            None => None,
+        }
+    }
+
+    fn parsed(&mut self, name: &[u8], meaning: Meaning) {
+        if meaning.is_some() || self.statements.contains_key(clip(name)) {
+            self.note(name);
+        }
+        self.wild |= set(&mut self.statements, name, meaning, self.wild);
+    }
+
+    fn note(&mut self, name: &[u8]) {
+        if self.before.len() > MOST {
+            self.wild = true;
+        } else {
+            self.before.push((clip(name).to_vec(), self.statements.get(clip(name)).cloned()));
+        }
+    }
+
+    fn rewind(&mut self) {
+        while let Some((name, meaning)) = self.before.pop() {
+            match meaning {
+                Some(meaning) => self.statements.insert(name, meaning),
+                None => self.statements.remove(&name),
+            };
+        }
+        self.portals.clear();
+    }
+
+    fn bound(&mut self, portal: &[u8], statement: &[u8]) {
+        let meaning = self.known(&self.statements, statement);
+        if meaning.is_some() || !self.portals.is_empty() {
+            self.wild |= set(&mut self.portals, portal, meaning, self.wild);
+        }
+    }
+
+    fn closed(&mut self, name: &[u8]) {
+        if self.statements.contains_key(clip(name)) {
+            self.note(name);
+            self.statements.remove(clip(name));
+        }
+    }
+
+    fn all_closed(&mut self) {
+        let named: Vec<_> = self.statements.keys().filter(|name| !name.is_empty()).cloned().collect();
+        for name in named {
+            self.closed(&name);
+        }
+        self.wild = false;
     }
 }
 
