@@ -42,7 +42,8 @@ pub struct State {
     now: Arc<Transactional>,
     marks: Vec<Mark>,
     prepared: Arc<BTreeMap<Vec<u8>, Prepared>>,
-    unnamed: Unnamed,
+    /// Since there has been one.
+    unnamed: Option<Box<Unnamed>>,
     pins: Pins,
     doubt: bool,
     /// Settings with a dot in their name that a function may have set: the server shows them to those who ask by name.
@@ -124,7 +125,7 @@ impl State {
             now: Arc::clone(&origin.fresh),
             marks: Vec::new(),
             prepared: Arc::clone(&origin.nothing),
-            unnamed: Unnamed::default(),
+            unnamed: None,
             pins: Pins::default(),
             doubt: false,
             suspected: BTreeSet::new(),
@@ -183,12 +184,16 @@ impl State {
 
     /// The Parse body of the unnamed statement, while it lives.
     pub fn unnamed(&self) -> Option<&[u8]> {
-        self.unnamed.alive.then_some(self.unnamed.body.as_slice())
+        self.living().map(|unnamed| unnamed.body.as_slice())
     }
 
     /// What the unnamed statement is on every backend, if it is shared.
     pub fn unnamed_key(&self) -> Option<Key> {
-        self.unnamed.key.filter(|_| self.unnamed.alive)
+        self.living()?.key
+    }
+
+    fn living(&self) -> Option<&Unnamed> {
+        self.unnamed.as_deref().filter(|unnamed| unnamed.alive)
     }
 
     /// The SQL text of a prepared statement; with the empty name, of the unnamed one.
@@ -235,15 +240,17 @@ impl State {
 
     /// ParseComplete for the unnamed statement; `None`: its body is too large to carry. Gives back the old body, for reuse.
     pub fn unnamed_parsed(&mut self, body: Option<Vec<u8>>, key: Option<Key>) -> Vec<u8> {
-        self.unnamed.alive = body.is_some();
-        self.unnamed.key = key;
-        let before = std::mem::replace(&mut self.unnamed.body, body.unwrap_or_default());
+        let unnamed = self.unnamed.get_or_insert_default();
+        (unnamed.alive, unnamed.key) = (body.is_some(), key);
+        let before = std::mem::replace(&mut unnamed.body, body.unwrap_or_default());
         self.undo.note_unnamed(before)
     }
 
     /// A simple query, or an error in Parse, ends the unnamed statement.
     pub fn unnamed_gone(&mut self) {
-        self.unnamed.alive = false;
+        if let Some(unnamed) = &mut self.unnamed {
+            unnamed.alive = false;
+        }
     }
 
     /// ParseComplete for a named statement.
@@ -440,7 +447,7 @@ impl State {
 
     /// An idle boundary: what changes from now on belongs to the next transaction.
     pub fn checkpoint(&mut self) {
-        self.undo.begin(self.unnamed.alive, self.pins);
+        self.undo.begin(self.living().is_some(), self.pins);
     }
 
     /// The state at the last idle boundary, where the lost transaction began. `None`: too much has changed since.
@@ -453,11 +460,13 @@ impl State {
         start.weight = start.prepared.iter().map(|(name, prepared)| name.len() + prepared.weight()).sum();
         start.own = start.prepared.values().filter(|prepared| is_own(prepared)).count();
         let (body, alive) = self.undo.unnamed();
-        if let Some(body) = body {
-            start.unnamed.body = body.to_vec();
-            start.unnamed.key = None; // its own again, which is always right
+        if let Some(unnamed) = &mut start.unnamed {
+            if let Some(body) = body {
+                unnamed.body = body.to_vec();
+                unnamed.key = None; // its own again, which is always right
+            }
+            unnamed.alive = alive;
         }
-        start.unnamed.alive = alive;
         start.pins = self.undo.pins();
         start.checkpoint();
         Some(start)
