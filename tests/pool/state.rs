@@ -72,6 +72,26 @@ fn what_was_never_set_is_nobody_s() {
     assert_eq!(one.run("show work_mem").one(), "4MB");
 }
 
+/// Where a string ends is the session's own matter, too: what comes behind it is a statement or is none.
+#[test]
+fn backslashes_are_read_as_each_session_s_server_reads_them() {
+    let pair = Pair::start("");
+    psql(pair.a, "alter role app set standard_conforming_strings = off");
+    let moor = few(&pair, 1);
+    drop(Raw::login(moor.rw()));
+    // Greeted with what the first one was told.
+    let (mut off, mut on) = (Raw::login(moor.rw()), Raw::login(moor.rw()));
+    on.run("set standard_conforming_strings = on");
+    for round in 1..=3 {
+        let reply = off.run(&format!(r"select '\''; set work_mem = '{round}MB'"));
+        assert_eq!(reply.rows[0][0].as_deref(), Some("'"));
+        let reply = on.run(&format!(r"select '\'; set work_mem = '1{round}MB'"));
+        assert_eq!(reply.rows[0][0].as_deref(), Some(r"\"));
+        assert_eq!(off.run("show work_mem").one(), format!("{round}MB"));
+        assert_eq!(on.run("show work_mem").one(), format!("1{round}MB"));
+    }
+}
+
 #[test]
 fn a_setting_that_cannot_be_made_again_ends_its_session_and_runs_nothing() {
     let pair = Pair::start("");
