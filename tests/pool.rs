@@ -15,6 +15,8 @@ mod raw;
 mod bounds;
 #[path = "pool/channels.rs"]
 mod channels;
+#[path = "pool/logins.rs"]
+mod logins;
 #[path = "pool/state.rs"]
 mod state;
 #[path = "pool/statements.rs"]
