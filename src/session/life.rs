@@ -132,7 +132,9 @@ impl From<Option<End>> for Next {
 
 /// How a session ends.
 enum End {
-    /// The client is gone, or knows.
+    /// The client is gone, or has said that it goes.
+    Gone,
+    /// Without a word: the client knows.
     Silent,
     /// With this as the last word.
     Said(Complaint),
@@ -402,7 +404,8 @@ impl Life {
 
     fn relayed(&mut self, event: Event) -> Next {
         match event {
-            Event::ClientGone | Event::Terminated | Event::BackendEnded => Next::End(End::Silent),
+            Event::ClientGone | Event::Terminated => Next::End(End::Gone),
+            Event::BackendEnded => Next::End(End::Silent),
             Event::Violation(complaint) => Next::End(End::Said(complaint)),
             Event::Demand => {
                 self.want();
@@ -475,8 +478,10 @@ impl Life {
     /// The end: the last word, and both connections.
     async fn finish(mut self: Box<Self>, end: End) {
         let mut message = BytesMut::new();
+        // Nobody hears that a socket is shut down before it is closed; the end of TLS is a message.
+        let closes = !matches!(end, End::Gone) || self.relay.speaks_tls();
         match end {
-            End::Silent => {}
+            End::Gone | End::Silent => {}
             End::Said(complaint) => {
                 self.shared.metrics.error(complaint.code);
                 info!(%complaint, "session ended by pgmoor");
@@ -499,7 +504,9 @@ impl Life {
         // A client that does not read its last word is left.
         let relay = &mut self.relay;
         let _ = timeout(LAST_WORD, poll_fn(|cx| relay.poll_drain_client(cx))).await;
-        let _ = timeout(LAST_WORD, relay.close_client()).await;
+        if closes {
+            let _ = timeout(LAST_WORD, relay.close_client()).await;
+        }
         self.relay.count(0);
         if let Some(stream) = self.relay.detach() {
             take_leave(stream).await;

@@ -255,6 +255,11 @@ impl Relay {
         }
     }
 
+    /// The client's connection is encrypted.
+    pub(super) const fn speaks_tls(&self) -> bool {
+        self.client.is_tls()
+    }
+
     /// Ends the client's connection in good order.
     pub(super) async fn close_client(&mut self) -> io::Result<()> {
         self.client.shutdown().await
