@@ -62,6 +62,7 @@ fn run(seed: u64, wordy: bool) -> Outcome {
         world.judge(&clients);
         let counts = clients.iter().map(|client| client.counts).collect();
         drop((clients, world));
+        sleep(Duration::from_millis(1)).await; // who rings for new tables sees that there will be none
         let left = tokio::runtime::Handle::current().metrics().num_alive_tasks();
         if left > 0 {
             trace.fault(format_args!("{left} tasks left behind"));
