@@ -39,7 +39,11 @@ fn with_config(path: PathBuf, then: impl FnOnce(PathBuf, Config) -> ExitCode) ->
 
 fn run(path: PathBuf, config: Config) -> ExitCode {
     let set_level = start_log(&config.log);
-    finish(&mut runtime::Builder::new_multi_thread(), pgmoor::app::run(config, path, set_level))
+    let mut builder = runtime::Builder::new_multi_thread();
+    if config.limits.workers > 0 {
+        builder.worker_threads(config.limits.workers);
+    }
+    finish(&mut builder, pgmoor::app::run(config, path, set_level))
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the same form as `run`, which keeps them")]

@@ -85,7 +85,7 @@ impl Moor {
         // Probes cost instructions too: none while it counts.
         let config = format!(
             "[listen]\nrw = \"{address}\"\nadmin = \"{admin}\"\n[auth]\nmethod = \"trust\"\n\
-             [pool]\nmode = \"transaction\"\nsize = 16\n[log]\nlevel = \"warn\"\n\
+             [pool]\nmode = \"transaction\"\nsize = 16\n[limits]\nworkers = 1\n[log]\nlevel = \"warn\"\n\
              [[cluster]]\nname = \"micro\"\ndiscovery.fixed = [\"pg-0={server}\"]\n\
              probe = {{ user = \"postgres\", interval = \"10m\", timeout = \"20s\" }}\n"
         );
@@ -96,7 +96,6 @@ impl Moor {
         valgrind.args(["--pdeathsig", "KILL", "--", "valgrind", "--tool=callgrind"]);
         valgrind.arg(format!("--callgrind-out-file={}", folder.path().join("out").display()));
         valgrind.args([env!("CARGO_BIN_EXE_pgmoor"), "run", "--config"]).arg(&file);
-        valgrind.env("TOKIO_WORKER_THREADS", "1");
         let child = valgrind.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn();
         let moor = Self { child: child.trying(|| "starting valgrind".to_owned())?, address, folder };
         let deadline = Instant::now() + START_WITHIN;

@@ -38,8 +38,6 @@ pub(crate) fn start(stage: &Stage, moor: Moor, door: Door, address: SocketAddr, 
     fs::write(&file, config(stage, moor, door, address)?)?;
     output(Command::new(PROGRAM).args(["check", "--config"]).arg(&file))?;
     let mut command = tied(Path::new(PROGRAM));
-    // The one place that says how many workers there are.
-    command.env("TOKIO_WORKER_THREADS", moor.workers.to_string());
     command.args(["run", "--config"]).arg(&file);
     Process::start(command, &folder.join("pgmoor.log"))
 }
@@ -54,11 +52,12 @@ fn config(stage: &Stage, moor: Moor, door: Door, address: SocketAddr) -> Result<
          [tls]\nmode = \"prefer\"\ncert = \"{}\"\nkey = \"{}\"\n\
          [auth]\n{auth}\n\
          [pool]\nmode = \"transaction\"\nsize = {POOL}\n\
-         [limits]\nsessions = 10000\nstartup_sessions = 10000\n\
+         [limits]\nsessions = 10000\nstartup_sessions = 10000\nworkers = {}\n\
          [log]\nlevel = \"warn\"\n",
         free_address()?,
         stage.certificate.display(),
         stage.key.display(),
+        moor.workers,
     );
     if !moor.carries {
         text += "[continuity]\nreplay = false\ncommit_guard = \"off\"\n";

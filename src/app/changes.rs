@@ -21,6 +21,7 @@ const KEYS: &[(&str, Differs<Config>)] = &[
     ("limits.login_timeout", |a, b| a.limits.login_timeout != b.limits.login_timeout),
     ("limits.message_size", |a, b| a.limits.message_size != b.limits.message_size),
     ("limits.session_state", |a, b| a.limits.session_state != b.limits.session_state),
+    ("limits.workers", |a, b| a.limits.workers != b.limits.workers),
     ("pool.mode", |a, b| a.pool.mode != b.pool.mode),
     ("pool.size", |a, b| a.pool.size != b.pool.size),
     ("pool.min", |a, b| a.pool.min != b.pool.min),
@@ -90,6 +91,7 @@ pub(super) fn taken_up(old: &Config, new: &Config) -> Config {
             login_timeout: new.limits.login_timeout,
             message_size: new.limits.message_size,
             session_state: new.limits.session_state,
+            workers: old.limits.workers,
         },
         pool: new.pool.clone(),
         continuity: Continuity {
@@ -176,11 +178,11 @@ mod tests {
         check(&one("", ""), &[], &[]);
         check(
             &one(
-                "[limits]\nsessions = 7\nstartup_sessions = 7\nlogin_timeout = \"7s\"\nmessage_size = \"7MiB\"\nsession_state = \"7KiB\"",
+                "[limits]\nsessions = 7\nstartup_sessions = 7\nlogin_timeout = \"7s\"\nmessage_size = \"7MiB\"\nsession_state = \"7KiB\"\nworkers = 7",
                 "",
             ),
             &["limits.login_timeout", "limits.message_size", "limits.session_state"],
-            &["limits.sessions", "limits.startup_sessions"],
+            &["limits.sessions", "limits.startup_sessions", "limits.workers"],
         );
         check(
             &one(

@@ -193,6 +193,7 @@ fn limits(section: &Section<'_>) -> Result<Limits> {
         login_timeout: section.value_of("login_timeout")?.duration(Zero::Refused)?,
         message_size: section.value_of("message_size")?.size(64 << 10..=LONGEST_MESSAGE)?,
         session_state: section.value_of("session_state")?.size(4 << 10..=LONGEST_MESSAGE)?,
+        workers: section.value_of("workers")?.count(0..=1024)?,
     })
 }
 

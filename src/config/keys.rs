@@ -63,6 +63,7 @@ const SECTIONS: &[(&str, &[Key])] = &[
             key("login_timeout", Means("\"15s\"")),
             key("message_size", Means("\"1GiB\"")),
             key("session_state", Means("\"1MiB\"")),
+            key("workers", Means("0")),
         ],
     ),
     (

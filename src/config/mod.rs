@@ -150,6 +150,8 @@ pub struct Limits {
     pub message_size: usize,
     /// What is remembered of one session (its settings and statements), in bytes.
     pub session_state: usize,
+    /// Threads that sessions run on; 0: one for each processor that this process may use.
+    pub workers: usize,
 }
 
 /// How many backends there are, and who has one for how long.
