@@ -123,7 +123,13 @@ impl Raw {
 
     fn more(&mut self) -> io::Result<()> {
         let mut bytes = vec![0; 256 * 1024];
-        let count = self.stream.read(&mut bytes)?;
+        let count = loop {
+            match self.stream.read(&mut bytes) {
+                // With a timeout, so does a process that was stopped and goes on (signal(7)).
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                read => break read?,
+            }
+        };
         if count == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
