@@ -347,6 +347,11 @@ impl Front<'_> {
                 Err(Turn::AsItIs)
             }
             Named::Shared(key) => {
+                match self.papers.plans.has(key, self.pipeline.unit()) {
+                    Has::Yes => return Ok(key),
+                    Has::Open => return Err(Turn::Wait),
+                    Has::No => {}
+                }
                 // One that was sent in this unit is there already.
                 let body = if name.is_empty() {
                     self.state.unnamed().map(<[u8]>::to_vec)
@@ -356,12 +361,11 @@ impl Front<'_> {
                         Some(_) | None => None,
                     }
                 };
-                match (self.papers.plans.has(key, self.pipeline.unit()), body) {
-                    (Has::Yes, _) => Ok(key),
-                    (Has::No, Some(body)) if self.ensure(key, &body) => Ok(key),
-                    (Has::No, Some(_)) | (Has::Open, _) => Err(Turn::Wait),
+                match body {
+                    Some(body) if self.ensure(key, &body) => Ok(key),
+                    Some(_) => Err(Turn::Wait),
                     // It had to make room for others of its own unit: the server says that it is not there.
-                    (Has::No, None) => Err(Turn::AsItIs),
+                    None => Err(Turn::AsItIs),
                 }
             }
         }
