@@ -57,8 +57,15 @@ impl Key {
     }
 
     /// Its name on every backend.
-    pub fn name(self) -> String {
-        format!("pgmoor_{:032x}", self.0)
+    pub fn name(self) -> [u8; PREFIX.len() + DIGITS] {
+        const HEX: &[u8; 16] = b"0123456789abcdef";
+        let mut name = [0; PREFIX.len() + DIGITS];
+        let (prefix, digits) = name.split_at_mut(PREFIX.len());
+        prefix.copy_from_slice(PREFIX);
+        for (pair, byte) in digits.chunks_exact_mut(2).zip(self.0.to_be_bytes()) {
+            pair.copy_from_slice(&[HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
+        }
+        name
     }
 }
 
@@ -182,7 +189,9 @@ mod tests {
         assert_ne!(under("search_path", "a"), key("SELECT * FROM t"));
         assert_ne!(under("search_path", "a"), under("search_path", "b"));
         assert_ne!(under("search_path", "a"), under("datestyle", "a"));
-        assert!(key("SELECT 1").name().len() <= 63);
+        let name = key("SELECT 1").name();
+        assert!(name.len() <= 63, "PostgreSQL would cut it");
+        assert_eq!(name.as_slice(), format!("pgmoor_{:032x}", key("SELECT 1").0).as_bytes());
     }
 
     #[test]
