@@ -7,7 +7,7 @@
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::BytesMut;
 use tokio::sync::{OwnedSemaphorePermit, watch};
@@ -212,10 +212,8 @@ impl Life {
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Next> {
         loop {
             self.set_timer();
-            let Poll::Ready(woken) = self.poll_wake(cx) else {
-                self.be_counted();
-                return Poll::Pending;
-            };
+            self.be_counted(); // before its client is told
+            let woken = ready!(self.poll_wake(cx));
             self.now = Instant::now();
             match self.react(woken) {
                 Next::Wake => {}
