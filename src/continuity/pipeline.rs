@@ -544,7 +544,11 @@ impl Pipeline {
                 state.unnamed_gone();
                 Some(end)
             }
-            Some(Owed::Sync { end } | Owed::Call { end }) => Some(*end),
+            Some(Owed::Call { end }) => {
+                state.called();
+                Some(*end)
+            }
+            Some(Owed::Sync { end }) => Some(*end),
             None if stray => {
                 self.stray_syncs -= 1;
                 None

@@ -416,7 +416,12 @@ impl State {
 
     /// More of a text ran than was seen.
     pub fn ran_unseen(&mut self) {
-        self.doubt = true;
+        (self.doubt, self.touched) = (true, true);
+    }
+
+    /// A function was called by its number: nothing is known of it.
+    pub fn called(&mut self) {
+        self.touched = true;
     }
 
     /// An error: what the implicit transaction did so far is undone; an explicit one waits for its ROLLBACK.

@@ -1,7 +1,7 @@
 //! Settings, roles and pins of sessions that share backends.
 
 use super::pair::{Moor, Pair, Plan, psql, shared, until};
-use super::raw::{Raw, bind, execute, parse, query, sync};
+use super::raw::{Raw, bind, execute, frame, parse, query, sync};
 
 /// A pgmoor with so few backends.
 pub(crate) fn few(pair: &Pair, size: usize) -> Moor {
@@ -108,6 +108,11 @@ fn a_setting_that_cannot_be_made_again_ends_its_session_and_runs_nothing() {
     assert_eq!(two.run("select current_user").one(), "app");
 }
 
+/// FunctionCall of a function without arguments.
+fn call(number: u32) -> Vec<u8> {
+    frame(b'F', &[&number.to_be_bytes()[..], &[0; 6]].concat())
+}
+
 #[test]
 fn what_a_function_has_set_is_not_the_next_session_s() {
     let pair = Pair::start("");
@@ -127,6 +132,19 @@ fn what_a_function_has_set_is_not_the_next_session_s() {
     one.put(&[parse("s", "select be($1)"), bind("", "s", &["secret"]), execute("", 0), sync()].concat());
     assert_eq!(one.reply().one(), "secret");
     assert_eq!(two.run(tenant).one(), fresh, "by a prepared statement");
+    // What is run is somewhere else than in the text that runs it, or beyond what is read of that.
+    one.run("prepare p as select be('secret')");
+    one.put(&[parse("q", "select be('secret')"), sync()].concat());
+    assert_eq!(one.reply().code(), "");
+    let long = format!("select '{}', be('secret')", "x".repeat(100_000));
+    for text in ["execute p", "execute q", &long] {
+        assert_eq!(one.run(text).code(), "");
+        assert_eq!(two.run(tenant).one(), fresh, "{}", &text[..9]);
+    }
+    let number: u32 = psql(pair.a, "select 'wander'::regproc::oid").parse().unwrap();
+    one.put(&call(number));
+    assert_eq!(one.reply().code(), "");
+    assert_eq!(two.run(tenant).one(), fresh, "by its number");
     one.run("insert into pg_temp.t select 1"); // an error: nothing is set
     assert_eq!(two.run(tenant).one(), fresh);
 }

@@ -94,17 +94,20 @@ impl State {
         let text = match self.prepared.get(name) {
             Some(Prepared::Sql(text)) => text.clone(),
             Some(Prepared::Shared(body, _) | Prepared::Protocol(body)) => match Parse::read(body) {
-                Ok(parse) if !sql::glance(parse.query) => {
-                    self.doubt = true;
+                Ok(parse) => {
+                    self.doubt |= !sql::glance(parse.query);
                     parse.query.to_vec()
                 }
-                Ok(_) | Err(_) => return,
+                Err(_) => return self.ran_unseen(),
             },
-            None => return,
+            None => return self.ran_unseen(),
         };
-        for statement in sql::statements(&text).filter(|statement| !statement.hints().is_empty()) {
-            self.doubt = true;
-            self.suspect(&statement.configured());
+        for statement in sql::statements(&text) {
+            self.touched |= statement.calls_strangers();
+            if !statement.hints().is_empty() {
+                self.doubt = true;
+                self.suspect(&statement.configured());
+            }
         }
     }
 }
