@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
@@ -141,9 +142,9 @@ pub struct Papers {
 }
 
 impl Papers {
-    /// It was logged in with these startup parameters.
-    pub fn is_of(&self, flavour: &Arc<Vec<(String, String)>>) -> bool {
-        Arc::ptr_eq(&self.flavour, flavour) || self.flavour == *flavour
+    /// It was logged in with these startup parameters, where the pod is now: a fixed pod may have moved.
+    pub fn serves(&self, flavour: &Arc<Vec<(String, String)>>, address: SocketAddr) -> bool {
+        self.berth.target.address == address && (Arc::ptr_eq(&self.flavour, flavour) || self.flavour == *flavour)
     }
 
     /// Of a backend that was just logged in.
@@ -292,8 +293,7 @@ impl Pools {
             if inner.shelf.open() >= bounds.min.min(bounds.size) || inner.closed {
                 return None;
             }
-            let room = |open: usize| open < bounds.size && pool.pod.take(bounds.pod_size);
-            let found = inner.shelf.find(|_| Fit::Not, room);
+            let found = inner.shelf.find(|_| Fit::Not, || bounds.size, || pool.pod.take(bounds.pod_size));
             drop(inner);
             matches!(found, Found::Room).then(|| (way, Slot::lend(&pool)))
         };
@@ -324,12 +324,11 @@ impl Pool {
         let mut full = false;
         let bounds = || *self.shared.bounds.read();
         let found = loop {
-            let room = |open: usize| {
-                let Bounds { size, pod_size, .. } = bounds();
-                full = open < size && !self.pod.take(pod_size);
-                open < size && !full
+            let room = || {
+                full = !self.pod.take(bounds().pod_size);
+                !full
             };
-            match inner.shelf.find(|parked| fit(&parked.papers), room) {
+            match inner.shelf.find(|parked| fit(&parked.papers), || bounds().size, room) {
                 Found::Idle(mut parked) => {
                     if parked.is_alive() {
                         break Found::Idle(parked);
@@ -567,3 +566,6 @@ impl Drop for Turn {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -66,8 +66,14 @@ impl<B, W> Shelf<B, W> {
         self.line.len()
     }
 
-    /// An idle backend that fits, or leave to open one. `room`: takes the place for one more than are open, if there is one.
-    pub(super) fn find(&mut self, fit: impl Fn(&B) -> Fit, room: impl FnOnce(usize) -> bool) -> Found<B> {
+    /// An idle backend that fits, or leave to open one of at most `size`. `room`: takes the place for one more, if there is one
+    /// for this pod. Neither is asked for where an idle one fits.
+    pub(super) fn find(
+        &mut self,
+        fit: impl Fn(&B) -> Fit,
+        size: impl FnOnce() -> usize,
+        room: impl FnOnce() -> bool,
+    ) -> Found<B> {
         let mut usable = None;
         for (at, (backend, _)) in self.idle.iter().enumerate().rev() {
             match fit(backend) {
@@ -85,7 +91,7 @@ impl<B, W> Shelf<B, W> {
         if let Some(at) = usable {
             return Found::Idle(self.idle.remove(at).0);
         }
-        if room(self.open) {
+        if self.open < size() && room() {
             self.open += 1;
             return Found::Room;
         }
@@ -160,7 +166,7 @@ mod tests {
     fn filled(kinds: &str) -> Small {
         let mut shelf = Small::new();
         for (number, kind) in (0..).zip(kinds.chars()) {
-            assert_eq!(shelf.find(|_| Fit::Not, |open| open < 99), Found::Room);
+            assert_eq!(shelf.find(|_| Fit::Not, || 99, || true), Found::Room);
             shelf.keep((kind, number), 1);
         }
         shelf
@@ -169,13 +175,13 @@ mod tests {
     #[test]
     fn the_one_used_last_is_used_first_unless_another_needs_no_change() {
         let mut shelf = filled("aab");
-        assert_eq!(shelf.find(like('a'), |open| open < 3), Found::Idle(('a', 1)));
+        assert_eq!(shelf.find(like('a'), || 3, || true), Found::Idle(('a', 1)));
         let mut shelf = filled("aab");
         let exact = |kept: &(char, u32)| if kept.1 == 0 { Fit::Exactly } else { like('a')(kept) };
-        assert_eq!(shelf.find(exact, |open| open < 3), Found::Idle(('a', 0)));
+        assert_eq!(shelf.find(exact, || 3, || true), Found::Idle(('a', 0)));
         let mut many = filled(&"a".repeat(3 * GLANCE));
         assert_eq!(
-            many.find(exact, |open| open < 3),
+            many.find(exact, || 3, || true),
             Found::Idle(('a', 3 * GLANCE as u32 - 1)),
             "not looked for for ever"
         );
@@ -184,17 +190,17 @@ mod tests {
     #[test]
     fn room_is_for_so_many_and_only_if_the_pod_has_it() {
         let mut shelf = Small::new();
-        assert_eq!(shelf.find(like('a'), |_| false), Found::Nothing);
-        assert_eq!(shelf.find(like('a'), |open| open < 1), Found::Room);
-        assert_eq!(shelf.find(like('a'), |open| open < 1), Found::Nothing);
+        assert_eq!(shelf.find(like('a'), || 1, || false), Found::Nothing);
+        assert_eq!(shelf.find(like('a'), || 1, || true), Found::Room);
+        assert_eq!(shelf.find(like('a'), || 1, || panic!("not asked for")), Found::Nothing);
         shelf.closed();
-        assert_eq!(shelf.find(like('a'), |open| open < 1), Found::Room);
+        assert_eq!(shelf.find(like('a'), || 1, || true), Found::Room);
     }
 
     #[test]
     fn another_kind_makes_way_the_oldest_first() {
         let mut shelf = filled("abb");
-        assert_eq!(shelf.find(like('c'), |open| open < 3), Found::Replace(('a', 0)));
+        assert_eq!(shelf.find(like('c'), || 3, || true), Found::Replace(('a', 0)));
         assert_eq!(shelf.open(), 3);
     }
 

@@ -29,9 +29,9 @@ pub(super) struct Line {
 impl Life {
     /// Gets a backend on this pod: an idle one at once, or one that is waited for.
     pub(super) fn order(&mut self, pod: PodId, address: SocketAddr) {
-        let mut answer = self.ask_pool(&pod);
+        let mut answer = self.ask_pool(&pod, address);
         if matches!(answer, Answer::Closed) && self.pool.take().is_some() {
-            answer = self.ask_pool(&pod); // the pod is to be used again
+            answer = self.ask_pool(&pod, address); // the pod is to be used again
         }
         match answer {
             Answer::Now(grant) => self.granted(address, pod, grant),
@@ -43,9 +43,9 @@ impl Life {
         }
     }
 
-    fn ask_pool(&mut self, pod: &PodId) -> Answer {
+    fn ask_pool(&mut self, pod: &PodId, address: SocketAddr) -> Answer {
         let pool = self.pool_of(pod);
-        pool.ask(|papers| match papers.is_of(&self.identity.flavour) {
+        pool.ask(|papers| match papers.serves(&self.identity.flavour, address) {
             false => Fit::Not,
             true if papers.setup.fits(&self.relay.state) => Fit::Exactly,
             true => Fit::Changed,
@@ -56,8 +56,8 @@ impl Life {
     pub(super) fn granted(&mut self, address: SocketAddr, pod: PodId, grant: Grant) {
         self.queued = false;
         match grant {
-            // Of another kind than the session's: room for one of its own.
-            Grant::Backend(parked, slot) if !parked.papers.is_of(&self.identity.flavour) => {
+            // Of another kind than the session's, or from where the pod was before: room for one of its own.
+            Grant::Backend(parked, slot) if !parked.papers.serves(&self.identity.flavour, address) => {
                 drop(parked);
                 self.await_backend(pod, address, Grant::Room(slot));
             }
