@@ -33,8 +33,7 @@ const SHORT: usize = BUFFER / 2;
 /// Where a pipe's bytes come from.
 pub trait Source: AsyncRead + Unpin {
     /// Whether a read may find something. `Pending` is certain, and says so when it changes; `Ready` promises nothing.
-    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let _ = cx;
+    fn poll_readable(&self, _cx: &mut Context<'_>) -> Poll<()> {
         Poll::Ready(())
     }
 }

@@ -85,7 +85,7 @@ pub(super) struct Life {
     reason: &'static str,
     /// Since when it has wanted the backend it has now, or wants.
     wanted_at: Instant,
-    /// When it was woken last.
+    /// When it was woken last, or has waited for a backend to say something.
     now: Instant,
     /// What the last failed join said.
     refusal: Option<String>,

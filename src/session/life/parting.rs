@@ -62,7 +62,9 @@ impl Life {
     pub(super) async fn ask(&mut self, patience: Duration) -> Option<End> {
         let deadline = Instant::now() + patience;
         let (mut backend, mut unseen) = self.relay.lend()?;
-        match ask(&mut backend.stream, &self.identity.user, &mut self.relay.state, deadline).await {
+        let answered = ask(&mut backend.stream, &self.identity.user, &mut self.relay.state, deadline).await;
+        self.now = Instant::now();
+        match answered {
             Ok((asked, others)) => {
                 if asked == Asked::Failed {
                     warn!("the backend could not say what its session has built up: going by what was seen");
@@ -89,6 +91,7 @@ impl Life {
         self.place.moor(None);
         if let Some(stream) = self.relay.detach() {
             take_leave(stream).await;
+            self.now = Instant::now();
         }
         self.slot = None;
         self.decide(Input::Left);
