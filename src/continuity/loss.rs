@@ -106,6 +106,8 @@ struct Unit {
     texts: Vec<(Meaning, usize)>,
     /// Requests besides those that were not answered.
     asks: bool,
+    /// So are requests of pgmoor's own.
+    ours: bool,
     /// Something of it was answered.
     begun: bool,
     /// Its error was delivered.
@@ -120,7 +122,15 @@ enum Kind {
 
 impl Unit {
     const fn new() -> Self {
-        Self { kind: Kind::Extended, closed: false, texts: Vec::new(), asks: false, begun: false, told: false }
+        Self {
+            kind: Kind::Extended,
+            closed: false,
+            texts: Vec::new(),
+            asks: false,
+            ours: false,
+            begun: false,
+            told: false,
+        }
     }
 
     /// Its whole text is this, and nothing of it was answered.
@@ -213,7 +223,8 @@ impl Pipeline {
                 Owed::Sync { .. } => units.push(Unit { closed: true, ..std::mem::replace(&mut unit, Unit::new()) }),
                 Owed::Execute { portal } => unit.texts.push((meanings.portal(portal, units.len()), 0)),
                 Owed::Parse { name, meaning, .. } => {
-                    meanings.parsed(name, meaning, units.len());
+                    let first = !(unit.asks || unit.ours) && unit.texts.is_empty();
+                    meanings.parsed(name, meaning, units.len(), first);
                     unit.asks = true;
                 }
                 Owed::Bind { portal, statement } => {
@@ -221,7 +232,8 @@ impl Pipeline {
                     unit.asks = true;
                 }
                 Owed::Close { .. } | Owed::Describe => unit.asks = true,
-                Owed::CopyEnd { .. } | Owed::Ours | Owed::Setup | Owed::Prepare { .. } => {}
+                Owed::Ours | Owed::Setup | Owed::Prepare { .. } => unit.ours = true,
+                Owed::CopyEnd { .. } => {}
             }
         }
         if self.is_open() {
@@ -245,13 +257,21 @@ impl Pipeline {
     }
 }
 
-/// What the names in flight stand for, as far as that is certain: a Parse or Bind in flight may still fail, but then
-/// the rest of its own unit is skipped.
+/// What the names in flight stand for, as far as that is certain. A Parse or Bind in flight may still fail, or be skipped
+/// behind an error: for the rest of its own unit that does not matter, which is skipped with it. For later units it does.
 struct Unresolved<'a> {
     names: &'a Names,
     state: &'a State,
-    statements: BTreeMap<&'a [u8], (usize, Meaning)>,
-    portals: BTreeMap<&'a [u8], (usize, Meaning)>,
+    statements: BTreeMap<&'a [u8], Sent>,
+    portals: BTreeMap<&'a [u8], Sent>,
+}
+
+/// What a name was sent for.
+struct Sent {
+    unit: usize,
+    meaning: Meaning,
+    /// If that was not taken, the name stands for nothing, or for something that means nothing.
+    sole: bool,
 }
 
 impl<'a> Unresolved<'a> {
@@ -259,41 +279,36 @@ impl<'a> Unresolved<'a> {
         Self { names, state, statements: BTreeMap::new(), portals: BTreeMap::new() }
     }
 
-    fn parsed(&mut self, name: &'a [u8], meaning: &Meaning, unit: usize) {
+    /// `first`: nothing before it in its unit can make the server skip it.
+    fn parsed(&mut self, name: &'a [u8], meaning: &Meaning, unit: usize, first: bool) {
         let meaning = self.deep(meaning);
-        self.statements.insert(name, (unit, meaning));
+        // A Parse of the unnamed statement that fails leaves none (protocol-flow, "Extended Query"); one that is skipped
+        // leaves the one before.
+        let replaces = first && name.is_empty();
+        let sole = replaces
+            || !name.is_empty() && !self.statements.contains_key(name) && !self.state.prepared().contains_key(name);
+        self.statements.insert(name, Sent { unit, meaning, sole });
     }
 
     fn bound(&mut self, portal: &'a [u8], statement: &'a [u8], unit: usize) {
         let meaning = self.statement(statement, unit);
-        self.portals.insert(portal, (unit, meaning));
+        let sole = meaning.is_none() && !self.portals.contains_key(portal) && self.names.portal(portal).is_none();
+        self.portals.insert(portal, Sent { unit, meaning, sole });
     }
 
     fn statement(&self, name: &[u8], unit: usize) -> Meaning {
-        match self.statements.get(name) {
-            None => self.deep(&self.names.statement(name)),
-            Some((parsed, meaning))
-                if *parsed == unit || name.is_empty() || !self.state.prepared().contains_key(name) =>
-            {
-                meaning.clone()
-            }
-            Some(_) => script::unknown(),
-        }
+        self.statements.get(name).map_or_else(|| self.deep(&self.names.statement(name)), |sent| sent.meaning_in(unit))
     }
 
     fn portal(&self, name: &[u8], unit: usize) -> Meaning {
-        match self.portals.get(name) {
-            None => self.names.portal(name),
-            Some((bound, meaning)) if *bound == unit || meaning.is_none() => meaning.clone(),
-            Some(_) => script::unknown(),
-        }
+        self.portals.get(name).map_or_else(|| self.names.portal(name), |sent| sent.meaning_in(unit))
     }
 
     /// SQL EXECUTE runs what protocol-level names stand for, a COMMIT among it.
     fn deep(&self, meaning: &Meaning) -> Meaning {
         let commits = |name: &str| {
             let known = self.names.statement(name.as_bytes());
-            let sent = self.statements.get(name.as_bytes()).and_then(|(_, meaning)| meaning.clone());
+            let sent = self.statements.get(name.as_bytes()).and_then(|sent| sent.meaning.clone());
             known.is_some_and(|script| script.may_commit()) || sent.is_some_and(|script| script.may_commit())
         };
         let acts = meaning.as_ref().map_or(&[][..], |script| script.acts());
@@ -302,6 +317,12 @@ impl<'a> Unresolved<'a> {
         } else {
             meaning.clone()
         }
+    }
+}
+
+impl Sent {
+    fn meaning_in(&self, unit: usize) -> Meaning {
+        if self.sole || self.unit == unit { self.meaning.clone() } else { script::unknown() }
     }
 }
 

@@ -379,6 +379,19 @@ proptest! {
     }
 }
 
+/// The unnamed statement is the one of an earlier unit where an error let the server skip the later Parse.
+#[test]
+fn a_parse_that_is_skipped_leaves_the_unnamed_statement_before_it() {
+    let (mut pipeline, mut state) = (Pipeline::default(), State::new(1 << 16));
+    let asks = |text| [Msg::Parse("", text), Msg::Bind(""), Msg::Execute, Msg::Sync];
+    let skips = [Msg::Execute].into_iter().chain(asks("BEGIN"));
+    for msg in asks("INSERT").into_iter().chain(skips).chain([Msg::Bind(""), Msg::Execute, Msg::Sync]) {
+        send(&mut pipeline, &state, &msg);
+    }
+    let words = pipeline.lose(&mut state).answers.into_iter().map(|answer| answer.word);
+    assert!(words.eq([Word::Error(Code::CommitUnknown); 3]), "the third unit may have run the INSERT");
+}
+
 #[test]
 fn a_unit_that_was_answered_and_not_synced_is_not_idle() {
     let (mut pipeline, mut state) = (Pipeline::default(), State::new(1 << 16));
