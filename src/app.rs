@@ -32,7 +32,7 @@ use crate::discovery::patroni::Patroni;
 use crate::discovery::{self, Discovery, DiscoveryError, PodTls};
 use crate::metrics::Metrics;
 use crate::net::tls::TlsError;
-use crate::net::{self, Stream};
+use crate::net::{self, Stream, outbox};
 use crate::session::bell::Bell;
 use crate::session::registry::Registry;
 use crate::session::{self, Realm, Shared};
@@ -86,6 +86,7 @@ pub async fn run(config: Config, path: PathBuf, set_level: SetLevel) -> Result<(
     let stop_watching = CancellationToken::new();
     // Before the certificates are read: what changes from here on is noticed.
     let reading = Reading::take(&path);
+    tell_of_io_uring(&config);
     let mut doors = Vec::new();
     for (endpoint, addresses) in [(Endpoint::Rw, &config.listen.rw), (Endpoint::Ro, &config.listen.ro)] {
         for address in addresses {
@@ -225,6 +226,15 @@ fn ward(
     })
 }
 
+/// Where it is wanted and not to be had.
+fn tell_of_io_uring(config: &Config) {
+    if config.limits.io_uring
+        && let Err(error) = outbox::probe()
+    {
+        info!(%error, "no io_uring here (limits.io_uring): each message is sent by itself");
+    }
+}
+
 fn counter(registry: &Arc<Registry>) -> Arc<dyn Fn() -> SessionCounts + Send + Sync> {
     let registry = Arc::clone(registry);
     Arc::new(move || {
@@ -245,7 +255,7 @@ async fn clients(shared: watch::Receiver<Arc<Shared>>, listener: TcpListener, en
         match accepted {
             Ok((socket, peer)) => {
                 let shared = Arc::clone(&shared.borrow());
-                shutdown.spawn_session(session::serve(shared, Stream::Plain(socket), Some(peer), endpoint));
+                shutdown.spawn_session(session::serve(shared, Stream::from(socket), Some(peer), endpoint));
             }
             Err(error) => {
                 // Out of file descriptors, most likely: others have to leave first.

@@ -10,6 +10,7 @@ use clap::Parser as _;
 use pgmoor::app::SetLevel;
 use pgmoor::cli::{self, Args, Command};
 use pgmoor::config::{Config, Log, LogFormat, LogLevel};
+use pgmoor::net::outbox;
 use tokio::runtime;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -42,6 +43,9 @@ fn run(path: PathBuf, config: Config) -> ExitCode {
     let mut builder = runtime::Builder::new_multi_thread();
     if config.limits.workers > 0 {
         builder.worker_threads(config.limits.workers);
+    }
+    if config.limits.io_uring {
+        builder.on_thread_park(outbox::before_sleep);
     }
     finish(&mut builder, pgmoor::app::run(config, path, set_level))
 }

@@ -22,6 +22,7 @@ const KEYS: &[(&str, Differs<Config>)] = &[
     ("limits.message_size", |a, b| a.limits.message_size != b.limits.message_size),
     ("limits.session_state", |a, b| a.limits.session_state != b.limits.session_state),
     ("limits.workers", |a, b| a.limits.workers != b.limits.workers),
+    ("limits.io_uring", |a, b| a.limits.io_uring != b.limits.io_uring),
     ("pool.mode", |a, b| a.pool.mode != b.pool.mode),
     ("pool.size", |a, b| a.pool.size != b.pool.size),
     ("pool.min", |a, b| a.pool.min != b.pool.min),
@@ -92,6 +93,7 @@ pub(super) fn taken_up(old: &Config, new: &Config) -> Config {
             message_size: new.limits.message_size,
             session_state: new.limits.session_state,
             workers: old.limits.workers,
+            io_uring: old.limits.io_uring,
         },
         pool: new.pool.clone(),
         continuity: Continuity {
@@ -178,11 +180,11 @@ mod tests {
         check(&one("", ""), &[], &[]);
         check(
             &one(
-                "[limits]\nsessions = 7\nstartup_sessions = 7\nlogin_timeout = \"7s\"\nmessage_size = \"7MiB\"\nsession_state = \"7KiB\"\nworkers = 7",
+                "[limits]\nsessions = 7\nstartup_sessions = 7\nlogin_timeout = \"7s\"\nmessage_size = \"7MiB\"\nsession_state = \"7KiB\"\nworkers = 7\nio_uring = false",
                 "",
             ),
             &["limits.login_timeout", "limits.message_size", "limits.session_state"],
-            &["limits.sessions", "limits.startup_sessions", "limits.workers"],
+            &["limits.sessions", "limits.startup_sessions", "limits.workers", "limits.io_uring"],
         );
         check(
             &one(

@@ -71,7 +71,7 @@ async fn secure(mut stream: Stream, address: SocketAddr, tls: &BackendTls) -> Re
     // One byte exactly: what a man in the middle might send behind it must reach the TLS layer, not us.
     match (stream.read_u8().await?, tls.mode()) {
         (b'S', _) => match stream {
-            Stream::Plain(socket) => Ok(tls.connect(socket, address).await?),
+            Stream::Plain(socket) => Ok(tls.connect(socket.into_tcp(), address).await?),
             Stream::TlsServer(_) | Stream::TlsClient(_) | Stream::Memory(_) => {
                 Err(ConnectError::Tls("the server wants TLS where there is no socket for it".into()))
             }

@@ -194,6 +194,7 @@ fn limits(section: &Section<'_>) -> Result<Limits> {
         message_size: section.value_of("message_size")?.size(64 << 10..=LONGEST_MESSAGE)?,
         session_state: section.value_of("session_state")?.size(4 << 10..=LONGEST_MESSAGE)?,
         workers: section.value_of("workers")?.count(0..=1024)?,
+        io_uring: section.value_of("io_uring")?.flag()?,
     })
 }
 

@@ -64,6 +64,7 @@ const SECTIONS: &[(&str, &[Key])] = &[
             key("message_size", Means("\"1GiB\"")),
             key("session_state", Means("\"1MiB\"")),
             key("workers", Means("0")),
+            key("io_uring", Means("true")),
         ],
     ),
     (

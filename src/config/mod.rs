@@ -152,6 +152,8 @@ pub struct Limits {
     pub session_state: usize,
     /// Threads that sessions run on; 0: one for each processor that this process may use.
     pub workers: usize,
+    /// Short messages of one turn of such a thread leave in one system call, where the kernel offers io_uring.
+    pub io_uring: bool,
 }
 
 /// How many backends there are, and who has one for how long.

@@ -15,8 +15,12 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::{Instant, timeout_at};
 
+pub mod outbox;
 pub mod pipe;
+mod socket;
 pub mod tls;
+
+pub use socket::Socket;
 
 /// Connections the kernel may hold for us before we accept them.
 const BACKLOG: u32 = 4096;
@@ -33,7 +37,7 @@ const BACKEND_UNACKED: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub enum Stream {
     /// Bytes as they are.
-    Plain(TcpStream),
+    Plain(Socket),
     /// We are the TLS server: a client's connection.
     TlsServer(Box<tokio_rustls::server::TlsStream<TcpStream>>),
     /// We are the TLS client: a connection to PostgreSQL.
@@ -67,7 +71,7 @@ impl Dial {
     /// What the network says, or `TimedOut` at the deadline.
     pub async fn open(&self, address: SocketAddr, deadline: Instant) -> io::Result<Stream> {
         match self {
-            Self::Tcp => connect(address, deadline).await.map(Stream::Plain),
+            Self::Tcp => connect(address, deadline).await.map(Stream::from),
             Self::Memory(dialer) => {
                 timeout_at(deadline, dialer(address)).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
             }
@@ -88,7 +92,7 @@ impl Stream {
     /// The socket underneath, if there is one. Reading or writing it past a TLS layer breaks that layer.
     pub fn socket(&self) -> Option<&TcpStream> {
         match self {
-            Self::Plain(socket) => Some(socket),
+            Self::Plain(socket) => Some(socket.tcp()),
             Self::TlsServer(tls) => Some(tls.get_ref().0),
             Self::TlsClient(tls) => Some(tls.get_ref().0),
             Self::Memory(_) => None,
@@ -131,9 +135,34 @@ impl pipe::Source for Stream {
     /// What a TLS layer holds back is not known here.
     fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
         match self {
-            Self::Plain(socket) => socket.poll_read_ready(cx).map(|_| ()), // the read tells what is wrong
+            Self::Plain(socket) => socket.poll_readable(cx),
             Self::TlsServer(_) | Self::TlsClient(_) | Self::Memory(_) => Poll::Ready(()),
         }
+    }
+}
+
+impl pipe::Sink for Stream {
+    fn poll_send(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Plain(socket) => socket.poll_send(cx, bytes),
+            Self::TlsServer(_) | Self::TlsClient(_) | Self::Memory(_) => Pin::new(self).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_settle(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        match self {
+            Self::Plain(socket) => socket.poll_settle(cx),
+            // TLS keeps records of its own: they go out with a flush.
+            Self::TlsServer(_) | Self::TlsClient(_) | Self::Memory(_) => {
+                Pin::new(self).poll_flush(cx).map_ok(|()| true)
+            }
+        }
+    }
+}
+
+impl From<TcpStream> for Stream {
+    fn from(tcp: TcpStream) -> Self {
+        Self::Plain(tcp.into())
     }
 }
 
@@ -260,7 +289,7 @@ mod tests {
         }
         #[cfg(target_os = "linux")]
         assert_eq!(SockRef::from(&backend).tcp_user_timeout().unwrap(), Some(BACKEND_UNACKED));
-        let stream = Stream::Plain(client);
+        let stream = Stream::from(client);
         assert_eq!(stream.peer().unwrap(), backend.local_addr().unwrap());
         assert!(!stream.is_tls() && stream.peer_certificate().is_none());
     }

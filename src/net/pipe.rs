@@ -10,7 +10,7 @@
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -38,6 +38,20 @@ pub trait Source: AsyncRead + Unpin {
     }
 }
 
+/// Where a pipe's bytes go to.
+pub trait Sink: AsyncWrite + Unpin {
+    /// Like `poll_write`, but what it took may wait for the end of this turn of its thread.
+    fn poll_send(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(self).poll_write(cx, bytes)
+    }
+
+    /// Looks after what was sent. `Ready(true)`: all of it is on its way; `Ready(false)`: it waits, and the task that sent
+    /// it is woken if anything is to be done.
+    fn poll_settle(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        Pin::new(self).poll_flush(cx).map_ok(|()| true)
+    }
+}
+
 /// One direction.
 #[derive(Debug)]
 pub struct Pipe {
@@ -51,8 +65,8 @@ pub struct Pipe {
     moved: u64,
     /// What suits the bytes that came last.
     size: Size,
-    /// Written, and perhaps still in TLS's own buffer.
-    unflushed: bool,
+    /// Written, and perhaps not on its way yet.
+    unsettled: bool,
 }
 
 impl Pipe {
@@ -67,7 +81,7 @@ impl Pipe {
             taken: 0,
             moved: 0,
             size: Size::Usual,
-            unflushed: false,
+            unsettled: false,
         }
     }
 
@@ -297,29 +311,25 @@ impl Pipe {
     }
 
     /// Writes what was passed. `Ready(Ok)`: all of it.
-    pub fn poll_drain<S: AsyncWrite + Unpin>(&mut self, cx: &mut Context<'_>, stream: &mut S) -> Poll<io::Result<()>> {
-        if self.is_drained() && !self.unflushed {
+    pub fn poll_drain<S: Sink>(&mut self, cx: &mut Context<'_>, stream: &mut S) -> Poll<io::Result<()>> {
+        if self.is_drained() && !self.unsettled {
             return Poll::Ready(Ok(()));
         }
         while self.start < self.passed {
-            match Pin::new(&mut *stream).poll_write(cx, &self.buf[self.start..self.passed]) {
+            match stream.poll_send(cx, &self.buf[self.start..self.passed]) {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 Poll::Ready(Ok(count)) => {
                     self.start += count;
                     self.moved += count as u64;
-                    self.unflushed = true;
+                    self.unsettled = true;
                 }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => return Poll::Pending,
             }
         }
         self.rest();
-        if self.unflushed {
-            // TLS keeps records of its own: they go out with a flush. On a plain socket this does nothing.
-            match Pin::new(stream).poll_flush(cx) {
-                Poll::Ready(Ok(())) => self.unflushed = false,
-                other @ (Poll::Ready(Err(_)) | Poll::Pending) => return other,
-            }
+        if self.unsettled {
+            self.unsettled = !ready!(stream.poll_settle(cx))?;
         }
         Poll::Ready(Ok(()))
     }

@@ -14,7 +14,7 @@ use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use tokio::net::TcpStream;
 
-use super::Stream;
+use super::{Stream, outbox};
 
 /// The protocol's name in TLS ALPN; PostgreSQL 17 asks for it, older ones ignore it.
 const ALPN: &[u8] = b"postgresql";
@@ -103,8 +103,8 @@ impl TlsAcceptor {
     /// # Errors
     /// The client's fault, or its connection broke.
     pub async fn accept(&self, socket: TcpStream) -> Result<Stream, TlsError> {
-        let tls =
-            tokio_rustls::TlsAcceptor::from(Arc::clone(&self.config)).accept(socket).await.map_err(handshake_error)?;
+        let handshake = tokio_rustls::TlsAcceptor::from(Arc::clone(&self.config)).accept(socket);
+        let tls = outbox::before_each(handshake).await.map_err(handshake_error)?;
         Ok(Stream::TlsServer(Box::new(tls)))
     }
 }
@@ -158,16 +158,14 @@ impl BackendTls {
     /// The server's fault, or its connection broke.
     pub async fn connect(&self, socket: TcpStream, address: SocketAddr) -> Result<Stream, TlsError> {
         let Some(config) = &self.config else {
-            return Ok(Stream::Plain(socket));
+            return Ok(Stream::from(socket));
         };
         let name = match &self.name {
             Some(name) => name.clone(),
             None => ServerName::IpAddress(address.ip().into()),
         };
-        let tls = tokio_rustls::TlsConnector::from(Arc::clone(config))
-            .connect(name, socket)
-            .await
-            .map_err(handshake_error)?;
+        let handshake = tokio_rustls::TlsConnector::from(Arc::clone(config)).connect(name, socket);
+        let tls = outbox::before_each(handshake).await.map_err(handshake_error)?;
         Ok(Stream::TlsClient(Box::new(tls)))
     }
 }

@@ -145,7 +145,7 @@ impl Reader {
                 if socket.write_all(b"S").await.is_err() {
                     return Ok(None);
                 }
-                match acceptor.accept(socket).await {
+                match acceptor.accept(socket.into_tcp()).await {
                     Ok(stream) => Ok(Some(Self { stream, unread: BytesMut::new(), deadline: self.deadline })),
                     Err(error) => {
                         tracing::info!(%error, "TLS handshake with a client failed");

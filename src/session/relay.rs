@@ -4,11 +4,12 @@
 //! was reached that somebody waits for, the client wants a backend, the client left.
 
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::BytesMut;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use crate::backend::Parameters;
 use crate::backend::pool::Parked;
@@ -286,7 +287,8 @@ impl Relay {
 
     /// Sends what is left to the client, as far as its socket takes it.
     pub(super) fn poll_drain_client(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.down.poll_drain(cx, &mut self.client)
+        ready!(self.down.poll_drain(cx, &mut self.client))?;
+        Pin::new(&mut self.client).poll_flush(cx)
     }
 
     /// Relays until something has to be decided. `leave`: at an idle boundary, stop and say so; so it does by itself

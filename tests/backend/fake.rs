@@ -44,7 +44,7 @@ impl<T: Send + 'static> Fake<T> {
         let address = listener.local_addr().unwrap();
         let script = tokio::spawn(async move {
             let (socket, _) = listener.accept().await.unwrap();
-            script(Talk { socket: Stream::Plain(socket) }).await
+            script(Talk { socket: Stream::from(socket) }).await
         });
         Self { address, script: Some(script) }
     }
@@ -121,7 +121,7 @@ impl Talk {
         assert_eq!(self.startup().await, [4, 210, 22, 47]);
         self.bytes(b"S").await;
         let Stream::Plain(socket) = self.socket else { panic!("TLS inside TLS") };
-        Ok(Self { socket: acceptor.accept(socket).await? })
+        Ok(Self { socket: acceptor.accept(socket.into_tcp()).await? })
     }
 
     /// Everything up to the client's end.

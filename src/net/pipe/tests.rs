@@ -143,7 +143,7 @@ fn who_reads_nothing_is_kept_no_more_than_a_buffer() {
     let mut cx = Context::from_waker(Waker::noop());
     let mut pipe = Pipe::new(ALL, 1 << 20);
     let mut source = Pieces { left: &rows, pieces: VecDeque::new() };
-    let mut sink = Sink { taken: Vec::new(), pieces: VecDeque::from([usize::MAX, 1000, 0, 0, 500, 0]) };
+    let mut sink = Drain { taken: Vec::new(), pieces: VecDeque::from([usize::MAX, 1000, 0, 0, 500, 0]) };
     for (drained, held) in [(true, BUFFER), (false, LARGE), (false, LARGE), (false, LARGE)] {
         let _ = pipe.poll_fill(&mut cx, &mut source);
         while let Ok(Step::Pass(count)) = pipe.step() {
@@ -166,6 +166,10 @@ impl Source for Pieces<'_> {}
 
 impl Source for &[u8] {}
 
+impl Sink for Vec<u8> {}
+
+impl Sink for Drain {}
+
 impl AsyncRead for Pieces<'_> {
     fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let piece = self.pieces.pop_front().unwrap_or(usize::MAX);
@@ -180,12 +184,12 @@ impl AsyncRead for Pieces<'_> {
 }
 
 /// Takes bytes in pieces of so many; where that is none, it waits.
-struct Sink {
+struct Drain {
     taken: Vec<u8>,
     pieces: VecDeque<usize>,
 }
 
-impl AsyncWrite for Sink {
+impl AsyncWrite for Drain {
     fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let piece = self.pieces.pop_front().unwrap_or(usize::MAX);
         if piece == 0 {
@@ -263,7 +267,7 @@ struct Plain {
 }
 
 impl Plain {
-    fn compare(&self, pipe: &Pipe, sink: &Sink) {
+    fn compare(&self, pipe: &Pipe, sink: &Drain) {
         assert_eq!(pipe.unseen(), self.unseen.len());
         assert_eq!(pipe.front(pipe.unseen()), self.unseen, "what was not looked at");
         assert_eq!(pipe.is_drained(), self.passed.is_empty());
@@ -309,7 +313,7 @@ proptest! {
         let mut cx = Context::from_waker(Waker::noop());
         let mut pipe = Pipe::new(ALL, 1 << 20);
         let mut plain = Plain::default();
-        let mut sink = Sink { taken: Vec::new(), pieces: VecDeque::new() };
+        let mut sink = Drain { taken: Vec::new(), pieces: VecDeque::new() };
         let mut left = stream.as_slice();
         for act in acts {
             match act {

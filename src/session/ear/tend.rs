@@ -51,7 +51,7 @@ struct Tending {
 enum Woken {
     Routes,
     Tick,
-    Joined(Result<(Line, String), Failure>),
+    Joined(Box<Result<(Line, String), Failure>>),
     /// Something else is wanted.
     News,
     Heard(Result<(), Fault>),
@@ -84,7 +84,7 @@ impl Tending {
             match self.wake().await {
                 Woken::Routes => self.decide(Input::Routes),
                 Woken::Tick => self.tick(),
-                Woken::Joined(joined) => self.joined(joined),
+                Woken::Joined(joined) => self.joined(*joined),
                 Woken::News | Woken::Heard(Ok(())) => {}
                 Woken::Heard(Err(fault)) => self.lost(fault),
                 Woken::Stop => {
@@ -160,7 +160,7 @@ impl Tending {
                 Err(_) => Woken::Stop, // the watch has ended: so does the process
             },
             () = async { sleep_until(deadline.unwrap_or_else(Instant::now)).await }, if deadline.is_some() => Woken::Tick,
-            joined = async { match joining { Some(joining) => joining.await, None => pending().await } } => Woken::Joined(joined),
+            joined = async { match joining { Some(joining) => joining.await, None => pending().await } } => Woken::Joined(Box::new(joined)),
             () = room.shared.shutdown.stopped() => Woken::Stop,
             () = room.news.notified() => Woken::News,
             heard = async { match line { Some(line) => poll_fn(|cx| line.poll_hear(cx, room)).await, None => pending().await } } => Woken::Heard(heard),
