@@ -139,6 +139,16 @@ impl pipe::Source for Stream {
             Self::TlsServer(_) | Self::TlsClient(_) | Self::Memory(_) => Poll::Ready(()),
         }
     }
+
+    fn poll_take(&mut self, cx: &mut Context<'_>, room: &mut [u8]) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Plain(socket) => socket.poll_take(cx, room),
+            Self::TlsServer(_) | Self::TlsClient(_) | Self::Memory(_) => {
+                let mut room = ReadBuf::new(room);
+                Pin::new(self).poll_read(cx, &mut room).map_ok(|()| room.filled().len())
+            }
+        }
+    }
 }
 
 impl pipe::Sink for Stream {

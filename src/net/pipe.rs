@@ -36,6 +36,12 @@ pub trait Source: AsyncRead + Unpin {
     fn poll_readable(&self, _cx: &mut Context<'_>) -> Poll<()> {
         Poll::Ready(())
     }
+
+    /// Reads what is there; 0 bytes are the end.
+    fn poll_take(&mut self, cx: &mut Context<'_>, room: &mut [u8]) -> Poll<io::Result<usize>> {
+        let mut room = ReadBuf::new(room);
+        Pin::new(self).poll_read(cx, &mut room).map_ok(|()| room.filled().len())
+    }
 }
 
 /// Where a pipe's bytes go to.
@@ -145,15 +151,13 @@ impl Pipe {
         if self.end == self.buf.len() {
             return Poll::Pending; // room comes with a drain, which the caller polls too
         }
-        let mut room = ReadBuf::new(&mut self.buf[self.end..]);
-        let read = Pin::new(stream).poll_read(cx, &mut room);
-        let (count, full) = (room.filled().len(), room.remaining() == 0);
-        self.end += count;
-        if read.is_ready() {
-            self.suit(count, full);
+        let read = stream.poll_take(cx, &mut self.buf[self.end..]);
+        if let Poll::Ready(Ok(count)) = read {
+            self.end += count;
+            self.suit(count, self.end == self.buf.len());
         }
         self.rest();
-        read.map_ok(|()| count)
+        read
     }
 
     /// Chooses the size for the next bytes by what came at once.

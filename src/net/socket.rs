@@ -1,10 +1,11 @@
 //! A TCP connection whose short messages may leave together with those of others: see [`super::outbox`].
 
-use std::io;
+use std::io::{self, Read as _};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::outbox::Outgoing;
@@ -41,6 +42,30 @@ impl From<TcpStream> for Socket {
 impl Source for Socket {
     fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.tcp.poll_read_ready(cx).map(|_| ()) // the read tells what is wrong
+    }
+
+    /// Without asking first whether there is something: that was asked, or costs less than the answer.
+    fn poll_take(&mut self, cx: &mut Context<'_>, room: &mut [u8]) -> Poll<io::Result<usize>> {
+        loop {
+            let mut taken = None;
+            let read = self.tcp.try_io(Interest::READABLE, || {
+                let count = (&*SockRef::from(&self.tcp)).read(room)?;
+                if 0 < count && count < room.len() {
+                    // That was all: the next look waits for more without a system call (epoll(7), "edge-triggered").
+                    taken = Some(count);
+                    return Err(io::ErrorKind::WouldBlock.into());
+                }
+                Ok(count)
+            });
+            match (taken, read) {
+                (Some(count), _) | (None, Ok(count)) => return Poll::Ready(Ok(count)),
+                (None, Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+                    ready!(self.tcp.poll_read_ready(cx))?;
+                }
+                (None, Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
+                (None, Err(error)) => return Poll::Ready(Err(error)),
+            }
+        }
     }
 }
 

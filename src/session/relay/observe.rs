@@ -62,6 +62,9 @@ impl Relay {
 
     /// What becomes of the next bytes; `None`: more have to come, or something has to be done before.
     fn judge_next(&mut self) -> Result<Option<(usize, Verdict)>, Event> {
+        if self.down.unseen() == 0 {
+            return Ok(None);
+        }
         let holding = self.is_holding_asides();
         let leaves_doubt = self.leaves_doubt();
         Ok(Some(match self.down.step() {

@@ -28,7 +28,7 @@ impl Relay {
     pub(super) fn observe_client(&mut self, stop: bool) -> Result<(), Event> {
         self.waits = false;
         loop {
-            if self.has_to_wait(stop) {
+            if self.up.unseen() == 0 || self.has_to_wait(stop) {
                 return Ok(());
             }
             if self.begun && self.up.peek().is_some_and(|(tag, _)| tag != frontend::TERMINATE) {
@@ -159,6 +159,9 @@ impl Relay {
     /// Walks what the client sent while there is no backend. `true`: a request waits for one.
     pub(super) fn observe_loose(&mut self) -> Result<bool, Event> {
         loop {
+            if self.up.unseen() == 0 {
+                return Ok(false);
+            }
             if !self.up.at_boundary() {
                 // The rest of a frame whose beginning went to a backend that is gone.
                 if !self.drop_front_checked()? {
