@@ -23,11 +23,13 @@ pub(crate) struct Moor {
     pub(crate) workers: usize,
     /// Whether open transactions are carried over a lost server (the default).
     pub(crate) carries: bool,
+    /// Whether the short messages of one turn leave in one call of io_uring (the default).
+    pub(crate) gathers: bool,
 }
 
 impl Moor {
     /// As users have it, with one worker.
-    pub(crate) const WHOLE: Self = Self { workers: 1, carries: true };
+    pub(crate) const WHOLE: Self = Self { workers: 1, carries: true, gathers: true };
 }
 
 /// Starts it on this address; its files go into `folder`.
@@ -52,12 +54,13 @@ fn config(stage: &Stage, moor: Moor, door: Door, address: SocketAddr) -> Result<
          [tls]\nmode = \"prefer\"\ncert = \"{}\"\nkey = \"{}\"\n\
          [auth]\n{auth}\n\
          [pool]\nmode = \"transaction\"\nsize = {POOL}\n\
-         [limits]\nsessions = 10000\nstartup_sessions = 10000\nworkers = {}\n\
+         [limits]\nsessions = 10000\nstartup_sessions = 10000\nworkers = {}\nio_uring = {}\n\
          [log]\nlevel = \"warn\"\n",
         free_address()?,
         stage.certificate.display(),
         stage.key.display(),
         moor.workers,
+        moor.gathers,
     );
     if !moor.carries {
         text += "[continuity]\nreplay = false\ncommit_guard = \"off\"\n";

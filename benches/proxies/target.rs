@@ -60,6 +60,7 @@ pub(crate) fn all(options: &Options, programs: &Programs) -> Vec<Target> {
     all.push(target("pgmoor", Kind::Pgmoor(Moor::WHOLE)));
     all.push(target("pgmoor/w2", Kind::Pgmoor(Moor { workers: 2, ..Moor::WHOLE })));
     all.push(target("pgmoor/plain", Kind::Pgmoor(Moor { carries: false, ..Moor::WHOLE })));
+    all.push(target("pgmoor/epoll", Kind::Pgmoor(Moor { gathers: false, ..Moor::WHOLE })));
     all.retain(|target| options.has(&target.name));
     all
 }

@@ -111,6 +111,7 @@ impl Workload {
             Kind::Given(peer) => !matches!(self.who, Who::Pools | Who::Proxies) || peer.pid.is_some(),
             Kind::PgBouncer { processes } => (prepares || !self.prepares()) && (*processes == 1 || second),
             Kind::Pgmoor(moor) if !moor.carries => matches!(self.who, Who::All | Who::Plain),
+            Kind::Pgmoor(moor) if !moor.gathers => second,
             Kind::Pgmoor(moor) => moor.workers == 1 || second,
         }
     }
