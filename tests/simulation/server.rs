@@ -194,16 +194,15 @@ impl Server {
             return self.copy(kind, body).await;
         }
         match kind {
-            tag::QUERY => {
-                let sql = text(Query::read(body).map_err(io::Error::other)?.text);
-                self.skipping = false;
-                self.simple(&sql).await
-            }
             tag::SYNC => {
                 self.skipping = false;
                 self.ready().await
             }
             _ if self.skipping => Ok(()),
+            tag::QUERY => {
+                let sql = text(Query::read(body).map_err(io::Error::other)?.text);
+                self.simple(&sql).await
+            }
             tag::FLUSH => self.flush().await,
             _ => match self.extended(kind, body).await {
                 Ok(()) => Ok(()),
