@@ -1,9 +1,9 @@
 //! What became of a COMMIT whose answer was lost: the mark made before it, and what the next server knows of it.
 //!
-//! A mark is made on the transaction's own server, in the same packet as the COMMIT (see [`super::guard`]): the
-//! transaction's id `x`, the end `L` of a WAL record that carries `x`, the timeline `t` that record was written on. The
-//! next server is asked which timeline it writes, and what it has `x` for (see [`super::inquest`]). Ids are given out
-//! again when the WAL that carried them is lost; so first of all it is proven that `x` still names that transaction.
+//! A mark is made on the transaction's own server, once it has written (see [`super::guard`]): the transaction's id `x`,
+//! the end `L` of a WAL record that carries `x`, the timeline `t` that record was written on. The next server is asked which
+//! timeline it writes, and what it has `x` for (see [`super::inquest`]). Ids are given out again when the WAL that carried
+//! them is lost; so first of all it is proven that `x` still names that transaction.
 //!
 //! | the next server writes | proof | verdict |
 //! |---|---|---|
@@ -20,8 +20,12 @@
 //! end of the last record that was replayed before the switch, counted in the same way. With `L = S` the mark is that last
 //! record: it was replayed, and the commit, which comes behind it, was not; either rule gives the same verdict.
 //!
+//! *Early or late.* The record may stand anywhere between the transaction's first write and its commit's record: what is
+//! proven by it is that `x` was passed, or that what comes behind it is not there. An early one is replayed more often.
+//!
 //! *Subtransactions.* Inside a savepoint the record carries the subtransaction's id, which is given out after `x`: that it
-//! was passed says that `x` was. Of `x` alone it is asked whether it committed: that is the whole transaction.
+//! was passed says that `x` was. So it does if that subtransaction was rolled back later, for its records are replayed all
+//! the same. Of `x` alone it is asked whether it committed: that is the whole transaction.
 //!
 //! *Unlogged and temporary tables.* `x` may stand in no WAL record but the mark's and the commit's; that is why the mark
 //! writes one. *Prepared transactions* go on to be in progress, on every timeline: the verdict stays pending.
@@ -45,7 +49,7 @@ use std::cmp::Ordering;
 use crate::ids::{Lsn, PodName, Timeline};
 use crate::topology::history::History;
 
-/// What was known of a transaction just before its COMMIT.
+/// What was known of a transaction before its COMMIT.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mark {
     /// Whose data folder it was: the stable name.

@@ -1,6 +1,8 @@
-//! The commit guard's question: what is asked of the server just before a COMMIT, in the same packet, and its answer.
+//! The commit guard's question: what is asked of the server before a COMMIT, and its answer.
 //!
-//! One row comes back before the COMMIT is run, so that it is there although the COMMIT's own answer is lost:
+//! It is put early, together with a request of the transaction's that has to go anyway, or just before the COMMIT, in the
+//! same packet (see [`End`]). One row comes back before the COMMIT is run, so that it is there although the COMMIT's own
+//! answer is lost:
 //!
 //! | column | what | NULL |
 //! |---|---|---|
@@ -8,16 +10,23 @@
 //! | 2 | the end of a WAL record written for this, which carries that id | the same |
 //! | 3 | the timeline, in eight hexadecimal digits | the same |
 //! | 4 | when the server's statistics were reset: at every start after a crash, and only then, unless by hand | not asked |
-//! | 5 | `synchronous_commit`, as this COMMIT will have it | never |
+//! | 5 | `synchronous_commit`, as this COMMIT will have it, if nothing changes it | never |
 //!
 //! The record is an empty transactional logical message with the prefix `pgmoor`. It is written at any `wal_level`, takes
 //! 64 bytes, needs no right, and is allowed in a read-only transaction; logical decoding shows it to output plugins that
 //! ask for messages. Its place is given as its end. Inside a savepoint it makes PostgreSQL give the subtransaction an id.
 //!
-//! What can make the question fail, and with it the client's transaction, so that the COMMIT must be told as that error:
-//! a right to one of these functions revoked; the statement `pgmoor_guard` deallocated without our knowing (a function that
-//! runs DEALLOCATE ALL); a cancel request or a `statement_timeout` that strikes just then; a serialization failure that
-//! the transaction was due for; memory. On a standby it does not fail: there is no id, and nothing else is looked at.
+//! *Early.* The id stands from the transaction's first write on. Where the record that carries it was written serves the
+//! proof as well as a place just before the COMMIT would: the commit's record comes behind either, and what is asked of a
+//! record is whether it was replayed (see [`super::commit`]). The timeline and the era are those of the server that the
+//! transaction runs on, and change only when that starts again. Column 5 may change: see `pipeline::early`. A row without an
+//! id is true only as long as nothing more is run.
+//!
+//! What can make the question fail, and with it the client's transaction, so that the COMMIT, or the request that an early
+//! question stood before, must be told as that error: a right to one of these functions revoked; the statement
+//! `pgmoor_guard` deallocated without our knowing (a function that runs DEALLOCATE ALL); a cancel request or a
+//! `statement_timeout` that strikes just then; a serialization failure that the transaction was due for; memory. On a
+//! standby it does not fail: there is no id, and nothing else is looked at.
 //!
 //! *The statistics' age* is asked by the function below the view `pg_stat_bgwriter`, which needs no lock. PostgreSQL 13 to
 //! 18 throw all statistics away when they start after a crash, and keep them over a start after a shutdown ("The Cumulative
@@ -72,6 +81,8 @@ pub enum End {
     /// Flush: part of the client's own unit, before its Execute of a COMMIT or before the Sync that commits. Without it the
     /// server would keep the row back until the COMMIT is done.
     Flush,
+    /// Nothing: early, right before a request of the client's inside its transaction. The answer comes with that request's.
+    Open,
 }
 
 impl Guard {
@@ -88,6 +99,7 @@ impl Guard {
         match self.end {
             End::Sync => write::sync(buf),
             End::Flush => write::flush(buf),
+            End::Open => {}
         }
     }
 
@@ -149,8 +161,8 @@ pub enum Progress {
     More,
     /// The last of ours. There is a mark, unless the row could not be read.
     Done,
-    /// The last of ours: the question failed, and the transaction with it. After a Flush the server skips the rest of the
-    /// client's unit, up to its Sync.
+    /// The last of ours: the question failed, and the transaction with it. If it did not end with a Sync of its own, the
+    /// server skips the rest of the client's unit, up to its Sync; a simple Query, too, and what is behind that.
     Failed,
     /// A notice, a notification or a parameter: it comes at any time and is the client's.
     Aside,
@@ -162,6 +174,11 @@ impl Reply {
     /// What the row said: there as soon as the row is, whatever comes of the rest.
     pub fn mark(&self) -> Option<&Mark> {
         self.mark.as_ref().filter(|_| self.error.is_none())
+    }
+
+    /// How the question ended.
+    pub fn end(&self) -> End {
+        self.end
     }
 
     /// The body of the ErrorResponse, if there was one.
@@ -180,7 +197,10 @@ impl Reply {
             (_, tag::ERROR_RESPONSE) if self.error.is_none() => {
                 self.error = Some(body.to_vec());
                 self.awaited = Awaited::Ready;
-                if self.end == End::Flush { self.finish() } else { Progress::More }
+                match self.end {
+                    End::Sync => Progress::More,
+                    End::Flush | End::Open => self.finish(),
+                }
             }
             (Awaited::Unprepared, tag::CLOSE_COMPLETE) => self.await_next(Awaited::Prepared),
             (Awaited::Prepared, tag::PARSE_COMPLETE) => self.await_next(Awaited::Bound),
@@ -192,7 +212,7 @@ impl Reply {
             (Awaited::Run, tag::COMMAND_COMPLETE) => self.await_next(Awaited::Closed),
             (Awaited::Closed, tag::CLOSE_COMPLETE) => match self.end {
                 End::Sync => self.await_next(Awaited::Ready),
-                End::Flush => self.finish(),
+                End::Flush | End::Open => self.finish(),
             },
             _ => {
                 self.awaited = Awaited::Nothing;

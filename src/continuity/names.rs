@@ -99,10 +99,11 @@ impl Names {
                     hints: act.hints,
                     configured: act.configured.clone(),
                     strange: act.strange,
+                    durability: true,
                     told: Vec::new(),
                     text: Vec::new(),
                 };
-                self.parsed(name.as_bytes(), (!act.hints.is_empty() || act.strange).then(|| script::of(executing)));
+                self.parsed(name.as_bytes(), (!act.hints.is_empty() || act.durability).then(|| script::of(executing)));
             }
             Verb::Deallocate { name: Some(name) } => self.closed(name.as_bytes()),
             Verb::Deallocate { name: None } | Verb::Discard(Discard::All) => {

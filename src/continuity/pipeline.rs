@@ -20,7 +20,10 @@ use super::state::State;
 use super::walk::Walk;
 
 mod copying;
+mod early;
 mod statements;
+
+use early::Early;
 
 /// Messages in flight at most: beyond, the client waits. A server that answers nothing yet holds back less than 8 kB of
 /// replies, far fewer messages than these, so the wait ends.
@@ -49,6 +52,8 @@ pub struct Pipeline {
     unreadable: bool,
     /// In the open transaction a statement completed that may have written.
     wrote: bool,
+    /// What was asked about that transaction before its COMMIT.
+    early: Early,
     /// The open unit does nothing but write rows, and all of it but its Sync was sent: nothing of it is committed.
     rows_only: bool,
     /// Statements were sent, at any time, whose rows tell what they set.
@@ -450,6 +455,7 @@ impl Pipeline {
         match script.acts().get(at) {
             Some(act) if act.fits(tag) => {
                 self.walk.step(act);
+                self.passed(act);
                 self.names.ran(act);
                 state.completed(act, tag);
                 if !act.told.is_empty() {
@@ -458,11 +464,13 @@ impl Pipeline {
             }
             Some(_) | None => {
                 (self.walk.commits, self.walk.loose) = (true, true);
+                self.early.spend();
                 state.ran_unseen();
             }
         }
         if script.is_cut() {
             (self.walk.commits, self.walk.loose) = (true, true);
+            self.early.spend();
             state.ran_unseen();
         }
     }
@@ -487,6 +495,7 @@ impl Pipeline {
         self.walk.plain();
         self.wrote = true; // as far as is known
         if self.names.portal(&portal).is_some() {
+            self.early.spend();
             state.ran_unseen();
         }
         Note::Plain
@@ -545,8 +554,10 @@ impl Pipeline {
                 Some(end)
             }
             Some(Owed::Call { end }) => {
+                let end = *end;
+                self.early.spend();
                 state.called();
-                Some(*end)
+                Some(end)
             }
             Some(Owed::Sync { end }) => Some(*end),
             None if stray => {
@@ -565,7 +576,7 @@ impl Pipeline {
         self.reused &= !self.is_quiet();
         self.settle(status);
         if status == TxStatus::Idle {
-            self.wrote = false;
+            (self.wrote, self.early) = (false, Early::Unasked);
             self.names.transaction_ended();
             self.names.checkpoint();
         }
@@ -647,6 +658,7 @@ impl Pipeline {
         self.names.transaction_ended();
         (self.failed, self.open, self.copying, self.stray_syncs, self.wrote) = (false, false, false, 0, false);
         (self.rows_only, self.reads_rows, self.row) = (false, false, None);
+        self.early = Early::Unasked;
         self.unprepared.clear();
         self.reused = false;
         self.settle(status);

@@ -25,6 +25,8 @@ pub struct Act {
     pub configured: Vec<String>,
     /// It calls a function that is not PostgreSQL's own.
     pub strange: bool,
+    /// It may change `synchronous_commit`, as far as its text tells.
+    pub durability: bool,
     /// What the columns of its one row tell; empty if that is nothing.
     pub told: Vec<Column>,
     /// Its text, kept only where it would be run again to restore the state.
@@ -47,17 +49,20 @@ pub fn read(text: &[u8], cut: bool) -> Meaning {
             let mut hints = statement.hints();
             let configured = if hints.set_config { statement.configured() } else { Vec::new() };
             let mut told = Vec::new();
+            let mut durability = hints.set_config;
             if hints.set_config
                 && let Some(columns) = statement.assigns()
             {
                 hints.set_config = false;
+                durability = configured.iter().any(|name| is_durability(name)); // it names them all
                 told = columns;
             }
             if told.iter().all(|column| *column == Column::Local) {
                 told.clear(); // nothing outlives the transaction
             }
             let strange = matches!(verb, Verb::Do | Verb::Call) || statement.calls_strangers();
-            Act { verb, hints, configured, strange, told, text }
+            durability |= strange || changes_durability(&verb);
+            Act { verb, hints, configured, strange, durability, told, text }
         })
         .filter(|act| act.verb != Verb::Empty)
         .collect();
@@ -67,6 +72,50 @@ pub fn read(text: &[u8], cut: bool) -> Meaning {
 
 fn calls_strangers(text: &[u8]) -> bool {
     sql::statements(text).any(|statement| statement.calls_strangers())
+}
+
+/// The setting that says how durable a COMMIT is.
+fn is_durability(name: &str) -> bool {
+    name.eq_ignore_ascii_case("synchronous_commit")
+}
+
+/// Statements of this kind set it, take back what has set it, or run what is not seen here.
+fn changes_durability(verb: &Verb) -> bool {
+    match verb {
+        Verb::Set { name, .. } | Verb::Reset { name } => is_durability(name),
+        Verb::ResetAll
+        | Verb::Discard(_)
+        | Verb::RollbackTo { .. }
+        | Verb::Execute { .. }
+        | Verb::Fetch
+        | Verb::Load
+        | Verb::Call
+        | Verb::Do => true,
+        Verb::Empty
+        | Verb::Begin
+        | Verb::Commit { .. }
+        | Verb::Rollback { .. }
+        | Verb::Savepoint { .. }
+        | Verb::Release { .. }
+        | Verb::PrepareTransaction
+        | Verb::FinishPrepared
+        | Verb::SetTransaction
+        | Verb::SetCharacteristics
+        | Verb::SetRole { .. }
+        | Verb::SetSessionAuthorization { .. }
+        | Verb::Listen { .. }
+        | Verb::Unlisten { .. }
+        | Verb::Prepare { .. }
+        | Verb::Deallocate { .. }
+        | Verb::DeclareCursor { .. }
+        | Verb::CloseCursor { .. }
+        | Verb::CreateTemp
+        | Verb::Drop
+        | Verb::CopyIn
+        | Verb::CopyOut
+        | Verb::Read
+        | Verb::Write => false,
+    }
 }
 
 /// Statements that are run again, word for word, on the next server.
@@ -123,6 +172,12 @@ impl Script {
         matches!(self.acts.as_slice(), [Act { verb: Verb::Commit { chain: false }, .. }]) && !self.cut
     }
 
+    /// A question of pgmoor's own may go out right before it, in the same unit: if that fails, the server skips all of it. It
+    /// ends no transaction, needs nothing else before it, and leaves true what was told.
+    pub fn follows_question(&self) -> bool {
+        !self.cut && self.acts.iter().all(Act::follows_question)
+    }
+
     /// Nothing but a BEGIN.
     pub fn only_begins(&self) -> bool {
         matches!(self.acts.as_slice(), [Act { verb: Verb::Begin, .. }]) && !self.cut
@@ -137,7 +192,23 @@ impl Script {
 impl Act {
     /// Nothing in it touches the session.
     fn is_plain(&self) -> bool {
-        self.hints.is_empty() && self.told.is_empty() && !self.strange
+        self.hints.is_empty() && self.told.is_empty() && !self.durability
+    }
+
+    fn follows_question(&self) -> bool {
+        !self.durability
+            && !matches!(
+                self.verb,
+                Verb::Begin
+                    | Verb::Commit { .. }
+                    | Verb::Rollback { .. }
+                    | Verb::PrepareTransaction
+                    | Verb::FinishPrepared
+                    | Verb::Prepare { .. }
+                    | Verb::Deallocate { .. }
+                    | Verb::Listen { .. }
+                    | Verb::Unlisten { .. }
+            )
     }
 
     /// Whether what it does stays, although its transaction is rolled back.
@@ -241,6 +312,30 @@ mod tests {
         assert_eq!(read(b"SELECT set_config('a.b', $1, true)", false), None, "it ends with its transaction");
         let script = read(b"SELECT set_config($1, $2, false)", false).unwrap();
         assert!(!script.tells() && script.acts()[0].hints.set_config);
+    }
+
+    #[test]
+    fn a_question_stands_only_before_what_fails_with_it() {
+        let follows = |text: &str| read(text.as_bytes(), false).is_none_or(|script| script.follows_question());
+        for text in ["SELECT 1", "UPDATE t SET a = 1", "SAVEPOINT a", "SELECT 1; SELECT 2", "SET LOCAL a.b = 'c'"] {
+            assert!(follows(text), "{text}");
+        }
+        for text in [
+            "COMMIT",
+            "ROLLBACK",
+            "COMMIT AND CHAIN",
+            "PREPARE TRANSACTION 'a'",
+            "ROLLBACK TO a",
+            "SELECT 1; COMMIT",
+            "EXECUTE a",
+            "DEALLOCATE a",
+            "LISTEN a",
+            "SELECT mine()",
+            "SET LOCAL synchronous_commit = off",
+        ] {
+            assert!(!follows(text), "{text}");
+        }
+        assert!(!read(b"SELECT 1", true).unwrap().follows_question());
     }
 
     #[test]

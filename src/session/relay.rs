@@ -31,13 +31,14 @@ use crate::wire::{MAX_BACKEND_FRAME, TxStatus, backend, frontend};
 use super::{Shared, answer};
 
 use front::Read;
-use guard::{End, Guard};
+use guard::Guard;
 use replay::Lost;
 
 pub(super) use listen::Listening;
 pub(super) use replay::Fate;
 
 mod begin;
+mod early;
 mod front;
 mod guard;
 mod listen;
@@ -419,20 +420,6 @@ impl Relay {
             Poll::Ready(Ok(())) => Ok(fed || self.up.unseen() < unseen),
             Poll::Pending => Ok(false),
         }
-    }
-
-    /// Asks for what tells a COMMIT's outcome, before it goes out.
-    fn ask_before_commit(&mut self, end: End, sync: bool) {
-        let forgotten = self.state.in_doubt() || self.pipeline.drops_statements();
-        if let Some(question) = self.guard.question(end, forgotten) {
-            self.up.inject(&question);
-            self.pipeline.ours();
-            if sync {
-                self.pipeline.holds_sync_back();
-            }
-            self.down.set_interest(FROM_BACKEND_ROWS);
-        }
-        self.guard.asked_for_this = true;
     }
 
     /// Without a backend: delivers what is left, notices a hang-up, and (unless `waiting`) says when one is needed.

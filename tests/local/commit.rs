@@ -11,6 +11,8 @@ use super::raw::{Raw, Reply, bind, execute, parse, query, sync};
 mod cost;
 #[path = "commit/cutter.rs"]
 mod cutter;
+#[path = "commit/early.rs"]
+mod early;
 #[path = "commit/itself.rs"]
 mod itself;
 

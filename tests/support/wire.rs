@@ -46,6 +46,8 @@ struct State {
     /// What went each way since the trap was set.
     to_server: Vec<u8>,
     to_moor: Vec<u8>,
+    /// In so many pieces, as they were sent if nothing was waiting to be read.
+    packets: [usize; 2],
     /// There was a connection.
     begun: bool,
     /// Both ends of every connection.
@@ -56,7 +58,7 @@ impl State {
     fn set(&mut self, way: Way, after: usize, then: Then) {
         self.trap = Some((way, after, then));
         self.sprung = false;
-        (self.to_server, self.to_moor) = (Vec::new(), Vec::new());
+        (self.to_server, self.to_moor, self.packets) = (Vec::new(), Vec::new(), [0, 0]);
     }
 
     fn seen(&mut self, way: Way) -> &mut Vec<u8> {
@@ -120,6 +122,11 @@ impl Wire {
         self.state().seen(way).clone()
     }
 
+    /// How many pieces that was.
+    pub(crate) fn packets(&self, way: Way) -> usize {
+        self.state().packets[way as usize]
+    }
+
     /// Ends every connection that there is, both ways at once.
     pub(crate) fn cut(&self) {
         let mut state = self.state();
@@ -136,6 +143,7 @@ impl Wire {
     fn allow(&self, way: Way, bytes: &[u8]) -> (usize, Option<Then>, u64) {
         let mut state = self.state();
         let gone = state.seen(way).len();
+        state.packets[way as usize] += 1;
         let (count, then) = match state.trap {
             Some((trapped, after, then)) if trapped == way && gone + bytes.len() > after => {
                 (state.trap, state.sprung, state.holds) = (None, true, then == Then::Hold);

@@ -7,15 +7,19 @@ use crate::wire::message::{Bind, Close, Execute, Parse};
 use crate::wire::scan::{Interest, Scanner, Step};
 use crate::wire::{TxStatus, frontend};
 
-const FORMS: [Guard; 8] = [
+const FORMS: [Guard; 12] = [
     form(false, false, End::Sync),
     form(false, false, End::Flush),
+    form(false, false, End::Open),
     form(false, true, End::Sync),
     form(false, true, End::Flush),
+    form(false, true, End::Open),
     form(true, false, End::Sync),
     form(true, false, End::Flush),
+    form(true, false, End::Open),
     form(true, true, End::Sync),
     form(true, true, End::Flush),
+    form(true, true, End::Open),
 ];
 
 const fn form(prepare: bool, first: bool, end: End) -> Guard {
@@ -62,7 +66,11 @@ fn the_requests() {
                 _ => assert!(body.is_empty()),
             }
         }
-        let end = if form.end == End::Sync { "S" } else { "H" };
+        let end = match form.end {
+            End::Sync => "S",
+            End::Flush => "H",
+            End::Open => "",
+        };
         assert_eq!(order, format!("{}BEC{end}", if form.prepare { "CP" } else { "" }));
     }
 }
@@ -196,7 +204,7 @@ fn an_error_ends_it_at_once_or_with_its_ready_for_query() {
             }
             let error = reading.take(tag::ERROR_RESPONSE, b"SERROR\0\0");
             match form.end {
-                End::Flush => assert_eq!(error, Progress::Failed),
+                End::Flush | End::Open => assert_eq!(error, Progress::Failed),
                 End::Sync => {
                     assert_eq!(error, Progress::More);
                     assert_eq!(reading.take(tag::READY_FOR_QUERY, b"E"), Progress::Failed);

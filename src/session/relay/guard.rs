@@ -1,4 +1,5 @@
-//! The questions pgmoor puts before a COMMIT, on their way through the relay: which are out, and what their answers told.
+//! The questions pgmoor puts before a COMMIT, early or late, on their way through the relay: which are out, and what their
+//! answers told. One session's, of one backend: what was told of a transaction is gone with its end, and with its backend.
 
 use bytes::BytesMut;
 
@@ -31,7 +32,10 @@ pub(super) struct Guard {
 #[derive(Debug, Default)]
 struct Asked {
     out: Queue<Reply>,
+    /// Of the COMMIT that is sent next, or was sent last.
     mark: Option<Mark>,
+    /// Of the transaction that is open; whether it still holds, the pipeline knows.
+    early: Option<Mark>,
     /// The error that came instead of an answer: it is what the client's COMMIT is told.
     failure: Option<BytesMut>,
 }
@@ -109,10 +113,10 @@ impl Guard {
     pub(super) fn backend_gone(&mut self) {
         (self.known, self.asked_for_this) = (Known::default(), false);
         let Some(asked) = &mut self.asked else { return };
-        if let Some(mark) = asked.out.back().and_then(Reply::mark) {
+        if let Some(mark) = asked.out.back().filter(|reply| reply.end() != End::Open).and_then(Reply::mark) {
             asked.mark = Some(mark.clone());
         }
-        asked.failure = None;
+        (asked.early, asked.failure) = (None, None);
         asked.out.clear();
     }
 
@@ -122,9 +126,33 @@ impl Guard {
         let question = Question { prepare: !self.known.prepared || forgotten, first: self.known.era.is_none(), end };
         let mut packet = BytesMut::new();
         question.append(&mut packet);
-        self.asked.get_or_insert_default().out.push_back(question.replies(pod, self.known.era.clone()));
-        (self.known.prepared, self.asked_for_this) = (true, true);
+        let asked = self.asked.get_or_insert_default();
+        asked.out.push_back(question.replies(pod, self.known.era.clone()));
+        if end == End::Open {
+            asked.early = None;
+        } else {
+            (asked.mark, self.asked_for_this) = (None, true);
+        }
+        self.known.prepared = true;
         Some(packet)
+    }
+
+    /// The early question is out.
+    pub(super) fn is_asking_early(&self) -> bool {
+        self.asked.as_ref().and_then(|asked| asked.out.back()).is_some_and(|reply| reply.end() == End::Open)
+    }
+
+    /// The early question told what tells a COMMIT's outcome. That a transaction has no id is true only as long as nothing
+    /// more is run.
+    pub(super) fn knows_early(&self) -> bool {
+        self.asked.as_ref().and_then(|asked| asked.early.as_ref()).is_some_and(|mark| !mark.is_empty())
+    }
+
+    /// The COMMIT that goes out now is one of which that is told.
+    pub(super) fn vouch(&mut self) {
+        if let Some(asked) = &mut self.asked {
+            asked.mark = asked.early.take();
+        }
     }
 
     /// The prepared statements of the backend were dropped.
@@ -140,19 +168,24 @@ impl Guard {
             Progress::More => Told::More,
             Progress::Aside | Progress::Unexpected => Told::Unexpected,
             Progress::Done => {
-                asked.mark = reply.mark().cloned();
-                if let Some(era) = asked.mark.as_ref().and_then(|mark| mark.era.clone()) {
+                let mark = reply.mark().cloned();
+                if let Some(era) = mark.as_ref().and_then(|mark| mark.era.clone()) {
                     self.known.era = Some(era);
+                }
+                match reply.end() {
+                    End::Open => asked.early = mark,
+                    End::Sync | End::Flush => asked.mark = mark,
                 }
                 asked.out.pop_front();
                 Told::Last
             }
             Progress::Failed => {
                 self.known.prepared = false;
-                // A transaction that had failed before is told ROLLBACK, as ever.
-                let news = |body: &&[u8]| ErrorFields::read(body).is_ok_and(|fields| fields.code != "25P02");
-                asked.failure = reply.error().filter(news).map(error_response);
+                // Where it was no unit of its own, the client's fails with it and is told the error.
                 let alone = tag != ERROR_RESPONSE;
+                // A transaction that had failed before is told ROLLBACK, as ever.
+                let news = |body: &&[u8]| alone && ErrorFields::read(body).is_ok_and(|fields| fields.code != "25P02");
+                asked.failure = reply.error().filter(news).map(error_response);
                 asked.out.pop_front();
                 if alone { Told::Last } else { Told::Failed }
             }
@@ -175,7 +208,14 @@ impl Guard {
     /// No transaction is open: what was told of it is of no use.
     pub(super) fn transaction_ended(&mut self) {
         if let Some(asked) = &mut self.asked {
-            (asked.mark, asked.failure) = (None, None);
+            (asked.mark, asked.early, asked.failure) = (None, None, None);
+        }
+    }
+
+    /// A unit ended, and its transaction did not: what was told of a COMMIT in it is of no use.
+    pub(super) fn unit_ended(&mut self) {
+        if let Some(asked) = &mut self.asked {
+            asked.mark = None;
         }
     }
 

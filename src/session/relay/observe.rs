@@ -27,6 +27,8 @@ enum Verdict {
     Pass,
     /// An error: it goes to the client.
     Failed,
+    /// The same, and the server skips everything up to a Sync, which the client will not send.
+    Skipped,
     /// The same, in other words.
     Rename(BytesMut),
     /// An error that is not the client's doing: a statement that the backend had is of no use.
@@ -115,6 +117,11 @@ impl Relay {
                 self.forget_unprepared();
                 self.deliver(count)?;
             }
+            Verdict::Skipped => {
+                self.deliver(count)?;
+                self.rows_matter_no_more();
+                self.end_skipped();
+            }
             Verdict::Rename(message) => {
                 self.forget_unprepared();
                 self.down.skip(count);
@@ -199,6 +206,7 @@ impl Relay {
             self.losses = 0;
         }
         if status != TxStatus::Idle {
+            self.guard.unit_ended();
             return Ok(());
         }
         if self.journal.is_verifying() {
@@ -455,10 +463,14 @@ impl Reply<'_> {
             }
             code => {
                 *self.read_only_hit |= code == "25006";
+                let mut skipped = false;
                 if self.guard.is_asking() && self.pipeline.is_ours() {
                     match self.guard.reply(backend::ERROR_RESPONSE, body) {
                         Told::More | Told::Last => return Verdict::Swallow,
-                        Told::Failed => self.pipeline.ours_answered(), // the client's unit fails with it
+                        Told::Failed => {
+                            self.pipeline.ours_answered(); // the client's unit fails with it
+                            skipped = self.pipeline.answers_query();
+                        }
                         Told::Unexpected => return Verdict::Doubtful("an error instead of an answer to pgmoor"),
                     }
                 }
@@ -471,6 +483,9 @@ impl Reply<'_> {
                 let other = renamed(&fields, self.pipeline.statement_at_front(), body);
                 if self.pipeline.error(self.state) {
                     self.guard.keep(self.pipeline.ours_count());
+                    if skipped {
+                        return Verdict::Skipped;
+                    }
                     other.map_or(Verdict::Failed, Verdict::Rename)
                 } else {
                     Verdict::Doubtful("an error nobody asked for")

@@ -44,6 +44,9 @@ impl Relay {
             if self.foretells() {
                 continue;
             }
+            if self.pipeline.is_due_early() {
+                self.ask_early();
+            }
             match self.translate()? {
                 Translated::AsItIs => {}
                 Translated::Done => continue,
@@ -71,9 +74,10 @@ impl Relay {
                 let gated = gated && (tag != frontend::SYNC || (sync_gated && self.journal.ends_at(end)));
                 match before(&self.pipeline, &self.state, &self.guard, gated, (tag, body, &meaning)) {
                     Before::Go => {}
+                    Before::Vouch => self.guard.vouch(),
                     Before::Ask(end) => {
                         let sync = tag == frontend::SYNC;
-                        self.ask_before_commit(end, sync);
+                        self.ask(end, sync);
                         return Ok(true);
                     }
                     Before::Wait => return Ok(false),
@@ -121,6 +125,7 @@ impl Relay {
             || (self.pipeline.is_full() && !self.guard.is_paused())
             || self.withheld
             || self.is_beginning()
+            || self.is_asking_for_query()
             // If the backend cannot be brought to the session's state, only what is behind it in one unit is surely not run.
             || (self.setting_up.is_some() && self.pipeline.has_whole_unit() && self.up.at_boundary())
     }
@@ -232,6 +237,8 @@ enum Before {
     Go,
     /// It is a COMMIT: ask for what tells its outcome. By its unit's kind, the question ends in this way.
     Ask(End),
+    /// It is a COMMIT, and what tells its outcome is here already.
+    Vouch,
     /// It is a COMMIT, and the answer to that question is not here.
     Wait,
     /// It may commit, and what came before it has not been verified.
@@ -274,7 +281,7 @@ fn before(
     if gated && pipeline.may_commit(&meaning) {
         Before::Stop
     } else if asks && pipeline.takes_ours(end == End::Sync) && meaning.is_some_and(|script| script.only_commits()) {
-        Before::Ask(end)
+        if pipeline.holds_early() && guard.knows_early() { Before::Vouch } else { Before::Ask(end) }
     } else {
         Before::Go
     }
