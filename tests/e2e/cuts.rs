@@ -84,20 +84,28 @@ async fn points(stage: &Stage, wires: &Wires, frozen: bool) -> Vec<Point> {
     let mut points = Vec::new();
     for form in FORMS {
         for way in [Way::ToServer, Way::ToMoor] {
-            let local = frozen && way == Way::ToMoor;
-            let rehearsal =
-                rehearse(stage, wires, Point { form, nature: Nature::Steady, local, way, at: 0, last: false }).await;
-            let shared = point::shared(&rehearsal);
-            stage.tell(&format!("{form:?}, {way:?}: {} bytes, a text at {shared:?}", rehearsal.len()));
-            // Two more than there are: a number may grow by a digit; and the last one is not cut.
-            let end = rehearsal.len() + 1;
-            for at in (0..=end).filter(|at| form == FORMS[0] || !shared.contains(at)) {
-                let nature = if at % 2 == 0 { Nature::Steady } else { Nature::Fickle };
-                points.push(Point { form, nature, local, way, at, last: at == end });
+            for early in [false, true] {
+                let local = frozen && way == Way::ToMoor;
+                let point = Point { form, nature: Nature::Steady, local, early, way, at: 0, last: false };
+                let rehearsal = rehearse(stage, wires, point).await;
+                points.extend(along(stage, point, &rehearsal));
             }
         }
     }
     points
+}
+
+/// A point for every byte of these.
+fn along(stage: &Stage, point: Point, rehearsal: &[u8]) -> Vec<Point> {
+    let Point { form, way, early, .. } = point;
+    let shared = point::shared(rehearsal);
+    stage.tell(&format!("{form:?}, {way:?}, early: {early}: {} bytes, a text at {shared:?}", rehearsal.len()));
+    assert!(!early || way == Way::ToMoor || rehearsal.len() == form.commit().len(), "nothing but the COMMIT");
+    // Two more than there are: a number may grow by a digit; and the last one is not cut.
+    let end = rehearsal.len() + 1;
+    let positions = (0..=end).filter(|at| form == FORMS[0] || !shared.contains(at));
+    let nature = |at: usize| if at.is_multiple_of(2) { Nature::Steady } else { Nature::Fickle };
+    positions.map(|at| Point { nature: nature(at), at, last: at == end, ..point }).collect()
 }
 
 /// What goes over a new wire when nothing is cut.

@@ -55,13 +55,14 @@ impl Work {
         }
     }
 
-    /// Opens a transaction on a wire over which no question has gone, for only the first one is whole.
+    /// Opens a transaction. Where the question is still to come, on a wire over which none has gone, for only the first one is
+    /// whole.
     async fn begin(&self, session: &mut Session, point: &Point) -> (usize, Arc<Wire>) {
         loop {
             let id = self.ids.fetch_add(1, Ordering::Relaxed);
             session.begin(id, point).await;
             let wire = self.wires.carrying().remove(&id).expect("a wire carries it");
-            if !wires::was_asked(&wire) {
+            if point.early || !wires::was_asked(&wire) {
                 return (id, wire);
             }
             // It is this transaction's alone as long as that is open.

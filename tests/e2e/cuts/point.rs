@@ -63,8 +63,10 @@ pub struct Point {
     pub nature: Nature,
     /// Its COMMIT is answered though no standby has it.
     pub local: bool,
+    /// pgmoor's question went out with a request before the COMMIT, and was answered.
+    pub early: bool,
     pub way: Way,
-    /// Bytes that pass, from the first of pgmoor's question, or of the answer to it.
+    /// Bytes that pass, from the first of pgmoor's question, or of the answer to it; of the COMMIT, where that was asked early.
     pub at: usize,
     /// So many do not come: nothing is cut.
     pub last: bool,

@@ -33,6 +33,9 @@ impl Session {
             self.done("SELECT clock_timestamp()").await;
         }
         self.done(&format!("INSERT INTO cut VALUES ({id})")).await;
+        if point.early {
+            self.done("SELECT 'asked'").await;
+        }
         assert_eq!(self.talk.status, b'T');
     }
 
