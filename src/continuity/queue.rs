@@ -7,7 +7,8 @@ use std::collections::VecDeque;
 pub struct Queue<T> {
     /// There whenever anything is.
     first: Option<T>,
-    rest: VecDeque<T>,
+    /// Since there have been several at once.
+    rest: Option<Box<VecDeque<T>>>,
 }
 
 impl<T> Default for Queue<T> {
@@ -19,7 +20,7 @@ impl<T> Default for Queue<T> {
 impl<T> Queue<T> {
     /// Nothing is in it.
     pub const fn new() -> Self {
-        Self { first: None, rest: VecDeque::new() }
+        Self { first: None, rest: None }
     }
 
     /// Nothing is in it.
@@ -29,7 +30,7 @@ impl<T> Queue<T> {
 
     /// So many are in it.
     pub fn len(&self) -> usize {
-        usize::from(self.first.is_some()) + self.rest.len()
+        usize::from(self.first.is_some()) + self.rest.as_ref().map_or(0, |rest| rest.len())
     }
 
     /// Adds one behind all others.
@@ -37,13 +38,14 @@ impl<T> Queue<T> {
         if self.first.is_none() {
             self.first = Some(one);
         } else {
-            self.rest.push_back(one);
+            self.rest.get_or_insert_default().push_back(one);
         }
     }
 
     /// Takes the one that has been in it longest.
     pub fn pop_front(&mut self) -> Option<T> {
-        std::mem::replace(&mut self.first, self.rest.pop_front())
+        let next = self.rest.as_mut().and_then(|rest| rest.pop_front());
+        std::mem::replace(&mut self.first, next)
     }
 
     /// The one that has been in it longest.
@@ -58,19 +60,19 @@ impl<T> Queue<T> {
 
     /// The one that came last.
     pub fn back(&self) -> Option<&T> {
-        self.rest.back().or(self.first.as_ref())
+        self.rest.as_ref().and_then(|rest| rest.back()).or(self.first.as_ref())
     }
 
     /// The same, to be changed.
     pub fn back_mut(&mut self) -> Option<&mut T> {
-        self.rest.back_mut().or(self.first.as_mut())
+        self.rest.as_mut().and_then(|rest| rest.back_mut()).or(self.first.as_mut())
     }
 
     /// The one behind so many others, to be changed.
     pub fn get_mut(&mut self, at: usize) -> Option<&mut T> {
         match at.checked_sub(1) {
             None => self.first.as_mut(),
-            Some(at) => self.rest.get_mut(at),
+            Some(at) => self.rest.as_mut()?.get_mut(at),
         }
     }
 
@@ -78,26 +80,30 @@ impl<T> Queue<T> {
     pub fn remove(&mut self, at: usize) -> Option<T> {
         match at.checked_sub(1) {
             None => self.pop_front(),
-            Some(at) => self.rest.remove(at),
+            Some(at) => self.rest.as_mut()?.remove(at),
         }
     }
 
     /// Throws those away that are not to be kept; asks in order.
     pub fn retain(&mut self, mut keep: impl FnMut(&T) -> bool) {
         let first = self.first.take().filter(&mut keep);
-        self.rest.retain(keep);
-        self.first = first.or_else(|| self.rest.pop_front());
+        if let Some(rest) = &mut self.rest {
+            rest.retain(keep);
+        }
+        self.first = first.or_else(|| self.rest.as_mut()?.pop_front());
     }
 
     /// All, in order.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = &T> + Clone {
-        self.first.iter().chain(&self.rest)
+        self.first.iter().chain(self.rest.iter().flat_map(|rest| rest.iter()))
     }
 
     /// Throws all away.
     pub fn clear(&mut self) {
         self.first = None;
-        self.rest.clear();
+        if let Some(rest) = &mut self.rest {
+            rest.clear();
+        }
     }
 }
 
