@@ -12,7 +12,7 @@ use std::task::{Context, Poll, ready};
 use bytes::BytesMut;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
-use tracing::{debug, info};
+use tracing::{Span, debug, info, info_span};
 
 use crate::backend::Identity;
 use crate::backend::pool::{Grant, Pool, Slot};
@@ -62,6 +62,8 @@ pub(super) struct Life {
     /// The next deadline.
     timer: Option<Pin<Box<Sleep>>>,
     place: Place,
+    /// Its place among those there may be.
+    _permit: OwnedSemaphorePermit,
     gauge: SessionGauge,
     joining: Option<Joining>,
     /// Its place in line for a backend.
@@ -144,16 +146,21 @@ enum End {
 
 impl Life {
     /// A session of an authenticated client, without a backend yet.
-    pub(super) fn new(shared: Arc<Shared>, client: Client, place: Place, gauge: SessionGauge) -> Self {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        client: Client,
+        place: Place,
+        gauge: SessionGauge,
+        permit: OwnedSemaphorePermit,
+    ) -> Self {
         let terms = &shared.terms;
         let writes = client.need == Need::Write;
         let identity = client.identity;
         let mut routes = client.realm.routes.clone();
         let table = Arc::clone(&routes.borrow_and_update());
         let listening = (terms.pools && writes).then(|| {
-            let own = place.key().process_id;
-            let (ears, realm) = (shared.ears.clone(), Arc::clone(&client.realm));
-            Listening::new(ears, realm, Arc::clone(&identity), own, terms.connect)
+            let own = place.process_id();
+            Listening::new(Arc::clone(&shared), Arc::clone(&client.realm), Arc::clone(&identity), own)
         });
         let mut relay =
             Relay::new(client.stream, &client.leftover, &shared, place.id().0, &identity.origin, writes, listening);
@@ -168,6 +175,7 @@ impl Life {
             realm: client.realm,
             identity,
             place,
+            _permit: permit,
             gauge,
             joining: None,
             line: None,
@@ -193,19 +201,42 @@ impl Life {
     /// Runs the session to its end. Boxed, for else it would stand in the future of its task four times over; so is what a
     /// session does rarely: an idle one pays for nothing but its wait.
     pub(super) async fn run(mut self: Box<Self>) {
-        let mut next = self.begin();
-        loop {
-            let end = match next {
-                Next::Wake => None,
-                Next::Ask => Box::pin(self.ask(self.shared.terms.connect)).await,
-                Next::Reconsider => Box::pin(self.reconsider()).await,
-                Next::End(end) => Some(end),
-            };
-            if let Some(end) = end.or_else(|| self.obey()) {
-                return Box::pin(self.finish(end)).await;
-            }
-            next = poll_fn(|cx| self.poll_next(cx)).await;
+        if let next @ (Next::Ask | Next::Reconsider | Next::End(_)) = self.starts() {
+            let Some(on) = Box::pin(self.go_on(next)).await else { return };
+            self = on;
         }
+        loop {
+            let next = poll_fn(|cx| self.poll_next(cx)).await;
+            let Some(on) = Box::pin(self.go_on(next)).await else { return };
+            self = on;
+        }
+    }
+
+    fn starts(&mut self) -> Next {
+        match self.begin() {
+            Next::Wake => self.obey().into(),
+            next @ (Next::Ask | Next::Reconsider | Next::End(_)) => next,
+        }
+    }
+
+    /// Does what takes more than one poll. `None`: that was its end.
+    async fn go_on(mut self: Box<Self>, next: Next) -> Option<Box<Self>> {
+        let end = match next {
+            Next::Wake => None,
+            Next::Ask => self.ask(self.shared.terms.connect).await,
+            Next::Reconsider => self.reconsider().await,
+            Next::End(end) => Some(end),
+        };
+        let Some(end) = end.or_else(|| self.obey()) else { return Some(self) };
+        self.finish(end).await;
+        None
+    }
+
+    /// What the log says of the session, made anew for each line: a span that lives as long as its session takes a turn at each of
+    /// its polls, half a kilobyte, and a place among others that is never given back.
+    fn span(&self) -> Span {
+        let Identity { user, database, .. } = &*self.identity;
+        info_span!("session", id = self.place.id().0, peer = ?self.relay.peer(), user = &**user, database = &**database)
     }
 
     /// Goes on until there is nothing to do but wait, or something that takes more than one poll.
@@ -420,7 +451,7 @@ impl Life {
             Event::Replayed => {
                 self.replay_until = None;
                 self.shared.metrics.replayed("replayed", "ok");
-                info!(reason = self.reason, "what was lost has been run again");
+                info!(parent: &self.span(), reason = self.reason, "what was lost has been run again");
                 Next::Wake
             }
             Event::Mismatch => self.give_up("mismatch").into(),
@@ -464,7 +495,7 @@ impl Life {
             return self.give_up("hold");
         }
         self.shared.metrics.switched(self.reason, "gave_up");
-        info!(%complaint, "request refused");
+        info!(parent: &self.span(), %complaint, "request refused");
         if !self.greeted {
             return Some(End::Said(complaint.fatal()));
         }
@@ -482,7 +513,7 @@ impl Life {
             End::Gone | End::Silent => {}
             End::Said(complaint) => {
                 self.shared.metrics.error(complaint.code);
-                info!(%complaint, "session ended by pgmoor");
+                info!(parent: &self.span(), %complaint, "session ended by pgmoor");
                 answer::complain(&mut message, &complaint.fatal());
             }
             End::Quoted(body) => answer::quote(&mut message, &body),
@@ -509,8 +540,8 @@ impl Life {
         if let Some(stream) = self.relay.detach() {
             take_leave(stream).await;
         }
-        drop(self.slot);
-        debug!("session ended");
+        self.slot = None;
+        debug!(parent: &self.span(), "session ended");
     }
 }
 

@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, timeout, timeout_at};
-use tracing::{Instrument, Span, debug, info, info_span};
+use tracing::{debug, info};
 
 use crate::backend;
 use crate::backend::gate::Gates;
@@ -182,22 +182,19 @@ pub fn serve(
     // What leads to a session is no part of it: a box that is gone when the session begins.
     let arriving = Box::pin(arrive(shared, stream, peer, endpoint));
     async move {
-        if let Some(Session { life, span, _place }) = arriving.await {
-            life.run().instrument(span).await;
+        if let Some(life) = arriving.await {
+            life.run().await;
         }
     }
 }
 
-/// A session that may begin.
-struct Session {
-    life: Box<Life>,
-    span: Span,
-    /// Its place among those there may be.
-    _place: OwnedSemaphorePermit,
-}
-
 /// From an accepted connection to a session; `None`: it comes to none, and everybody was told.
-async fn arrive(shared: Arc<Shared>, stream: Stream, peer: Option<SocketAddr>, endpoint: Endpoint) -> Option<Session> {
+async fn arrive(
+    shared: Arc<Shared>,
+    stream: Stream,
+    peer: Option<SocketAddr>,
+    endpoint: Endpoint,
+) -> Option<Box<Life>> {
     shared.metrics.connected(endpoint);
     let Ok(half_open) = Arc::clone(&shared.half_open).try_acquire_owned() else {
         shared.metrics.error(Code::TooManySessions);
@@ -227,7 +224,7 @@ async fn arrive(shared: Arc<Shared>, stream: Stream, peer: Option<SocketAddr>, e
                 turn_away(Refusal { stream: client.stream, complaint: Complaint::new(Code::TooManySessions) }).await;
                 return None;
             };
-            Some(begin(shared, client, peer, gauge, place))
+            Some(begin(shared, client, gauge, place))
         }
         Err(refusal) => {
             shared.metrics.error(refusal.complaint.code);
@@ -241,22 +238,9 @@ async fn arrive(shared: Arc<Shared>, stream: Stream, peer: Option<SocketAddr>, e
     }
 }
 
-fn begin(
-    shared: Arc<Shared>,
-    client: Client,
-    peer: Option<SocketAddr>,
-    gauge: SessionGauge,
-    place: OwnedSemaphorePermit,
-) -> Session {
-    let entry = shared.registry.enter(&client.realm.name, client.long_key);
-    let span = info_span!(
-        "session",
-        id = entry.id().0,
-        ?peer,
-        user = &*client.identity.user,
-        database = &*client.identity.database
-    );
-    Session { life: Box::new(Life::new(shared, client, entry, gauge)), span, _place: place }
+fn begin(shared: Arc<Shared>, client: Client, gauge: SessionGauge, permit: OwnedSemaphorePermit) -> Box<Life> {
+    let place = shared.registry.enter(&client.realm.name, client.long_key);
+    Box::new(Life::new(shared, client, place, gauge, permit))
 }
 
 async fn turn_away(refusal: Refusal) {
@@ -296,6 +280,6 @@ mod tests {
 
     #[test]
     fn the_task_of_a_session_holds_only_what_an_idle_one_needs() {
-        assert!(size(serve) <= 256, "{} bytes; what is not always needed can be boxed", size(serve));
+        assert!(size(serve) <= 64, "{} bytes; what is not always needed can be boxed", size(serve));
     }
 }

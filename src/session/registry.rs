@@ -1,5 +1,6 @@
 //! Who is connected: each session's cancel key and the backend it holds now. The only map shared by all sessions.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -24,9 +25,25 @@ pub struct Registry {
 #[derive(Debug)]
 struct Entry {
     id: SessionId,
-    key: CancelKey,
+    process_id: i32,
+    secret: Secret,
     cluster: ClusterName,
     now: Mutex<Now>,
+}
+
+/// What proves a request to cancel. In place while it is as short as nearly all are.
+enum Secret {
+    /// Under protocol 3.0.
+    Short([u8; 4]),
+    /// Under 3.2, which allows long ones.
+    Long(Box<[u8; 32]>),
+}
+
+/// Never shows it.
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret")
+    }
 }
 
 /// What a session holds and does now.
@@ -43,23 +60,30 @@ pub struct Place {
     entry: Arc<Entry>,
 }
 
-/// Bytes of a secret under protocol 3.0, and under 3.2, which allows long ones.
-const SHORT_SECRET: usize = 4;
-const LONG_SECRET: usize = 32;
+impl Secret {
+    fn random(rng: &mut impl Rng, long: bool) -> Self {
+        if long { Self::Long(Box::new(rng.random())) } else { Self::Short(rng.random()) }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Short(bytes) => bytes,
+            Self::Long(bytes) => &**bytes,
+        }
+    }
+}
 
 impl Registry {
     /// Enters a session and gives it a cancel key of ours: the client never learns a backend's.
     pub fn enter(self: &Arc<Self>, cluster: &ClusterName, long_key: bool) -> Place {
         let mut rng = rand::rng();
-        let mut secret = vec![0; if long_key { LONG_SECRET } else { SHORT_SECRET }];
-        rng.fill(secret.as_mut_slice());
+        let secret = Secret::random(&mut rng, long_key);
         let id = SessionId(self.next.fetch_add(1, Ordering::Relaxed) + 1);
         let now = Now { berth: None, state: SessionState::Login };
         loop {
             let process_id = rng.random_range(1..i32::MAX);
             if let dashmap::Entry::Vacant(free) = self.by_process.entry(process_id) {
-                let key = CancelKey { process_id, secret };
-                let entry = Arc::new(Entry { id, key, cluster: cluster.clone(), now: Mutex::new(now) });
+                let entry = Arc::new(Entry { id, process_id, secret, cluster: cluster.clone(), now: Mutex::new(now) });
                 free.insert(Arc::clone(&entry));
                 return Place { registry: Arc::clone(self), entry };
             }
@@ -95,7 +119,7 @@ impl Registry {
     /// session, a wrong secret, or it has none.
     pub fn berth(&self, key: &CancelKey) -> Option<Arc<Berth>> {
         let entry = Arc::clone(self.by_process.get(&key.process_id)?.value());
-        let right: bool = entry.key.secret.ct_eq(&key.secret).into();
+        let right: bool = entry.secret.bytes().ct_eq(&key.secret).into();
         let now = entry.now.lock();
         let berth = now.berth.as_ref().filter(|_| right)?;
         // Under the lock: whoever gives the backend back looks at the count after this.
@@ -106,8 +130,13 @@ impl Registry {
 
 impl Place {
     /// The key the client is given.
-    pub fn key(&self) -> &CancelKey {
-        &self.entry.key
+    pub fn key(&self) -> CancelKey {
+        CancelKey { process_id: self.process_id(), secret: self.entry.secret.bytes().to_vec() }
+    }
+
+    /// Its process id.
+    pub fn process_id(&self) -> i32 {
+        self.entry.process_id
     }
 
     /// The session's number.
@@ -129,7 +158,7 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         self.moor(None);
-        self.registry.by_process.remove(&self.entry.key.process_id);
+        self.registry.by_process.remove(&self.entry.process_id);
     }
 }
 
@@ -152,14 +181,14 @@ mod tests {
         let registry = Arc::new(Registry::default());
         let place = registry.enter(&"orders".into(), false);
         assert_eq!(place.key().secret.len(), 4);
-        assert!(registry.berth(place.key()).is_none());
+        assert!(registry.berth(&place.key()).is_none());
         place.moor(Some(berth("pg-0")));
         place.moor(Some(berth("pg-1")));
-        assert_eq!(registry.berth(place.key()).unwrap().target.pod, PodId::new("pg-1", "a"));
-        let mut wrong = place.key().clone();
+        assert_eq!(registry.berth(&place.key()).unwrap().target.pod, PodId::new("pg-1", "a"));
+        let mut wrong = place.key();
         wrong.secret[0] ^= 1;
         assert!(registry.berth(&wrong).is_none());
-        let key = place.key().clone();
+        let key = place.key();
         drop(place);
         assert!(registry.berth(&key).is_none() && registry.is_empty());
     }
@@ -171,10 +200,10 @@ mod tests {
         let held = berth("pg-0");
         place.moor(Some(Arc::clone(&held)));
         assert_eq!(held.cancels(), 0);
-        registry.berth(place.key()).unwrap();
+        registry.berth(&place.key()).unwrap();
         assert_eq!(held.cancels(), 1);
         place.moor(None);
-        assert!(registry.berth(place.key()).is_none());
+        assert!(registry.berth(&place.key()).is_none());
         let mut shown = Vec::new();
         registry.each(|cluster, pod, _| shown.push((cluster.clone(), pod.cloned())));
         assert_eq!(shown, [("orders".into(), None)]);

@@ -4,6 +4,7 @@
 //! was reached that somebody waits for, the client wants a backend, the client left.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -190,7 +191,7 @@ pub(super) struct Relay {
     /// That failed: what was sent behind it was not run.
     unrun: bool,
     /// How it listens without a backend of its own; `None`: on its backend.
-    listening: Option<Box<Listening>>,
+    listening: Option<Listening>,
     /// What a request means is open before an earlier one is answered.
     waits: bool,
     /// The backend was joined for a request that has not been sent yet.
@@ -243,7 +244,7 @@ impl Relay {
             setting_up: None,
             unrun: false,
             waits: false,
-            listening: listening.map(Box::new),
+            listening,
             fresh: false,
         }
     }
@@ -255,6 +256,11 @@ impl Relay {
                 self.metrics.bytes(direction, pipe.take_moved());
             }
         }
+    }
+
+    /// Where the client is, if its connection still stands.
+    pub(super) fn peer(&self) -> Option<SocketAddr> {
+        self.client.peer()
     }
 
     /// The client's connection is encrypted.

@@ -40,7 +40,7 @@ impl State {
     }
 
     /// The session's number.
-    pub(in crate::continuity) const fn owner(&self) -> u64 {
+    pub const fn owner(&self) -> u64 {
         self.owner
     }
 

@@ -148,7 +148,7 @@ impl Life {
         let (berth, parameters) = (Arc::clone(&backend.papers.berth), Arc::clone(&backend.papers.parameters));
         if self.reason != LENT {
             let took_ms = self.wanted_at.elapsed().as_millis() as u64;
-            info!(pod = %berth.target.pod, reason = self.reason, took_ms, "backend joined");
+            info!(parent: &self.span(), pod = %berth.target.pod, reason = self.reason, took_ms, "backend joined");
         }
         self.moor(&berth, slot);
         self.relay.attach(backend, &received);
@@ -190,7 +190,7 @@ impl Life {
     /// Another try, perhaps elsewhere, may help.
     fn try_later(&mut self, suspicion: Suspicion, words: String) {
         if let Stage::Joining { pod, .. } = self.machine.stage() {
-            debug!(%pod, words, "backend not joined");
+            debug!(parent: &self.span(), %pod, words, "backend not joined");
             (self.realm.doubt)(pod, suspicion);
         }
         self.refusal = Some(words);

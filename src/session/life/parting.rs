@@ -67,7 +67,7 @@ impl Life {
         match answered {
             Ok((asked, others)) => {
                 if asked == Asked::Failed {
-                    warn!("the backend could not say what its session has built up: going by what was seen");
+                    warn!(parent: &self.span(), "the backend could not say what its session has built up: going by what was seen");
                     self.relay.state.give_up_doubt();
                 }
                 unseen.extend_from_slice(&others);
@@ -124,7 +124,7 @@ impl Life {
         let pins = self.relay.state.pins();
         let fate = self.relay.wreck(reason == Suspicion::Vanished.as_str());
         self.slot = None;
-        info!(%pod, reason, in_flight = depth, ?fate, "backend lost");
+        info!(parent: &self.span(), %pod, reason, in_flight = depth, ?fate, "backend lost");
         let pins = if fate == Fate::Open { self.relay.state.pins() } else { pins };
         match fate {
             Fate::Cut(_) => return Some(self.half_told(reason)),
@@ -156,7 +156,7 @@ impl Life {
             Some(Verdict::Unknown(why)) => why.as_str(),
         };
         if verdict.is_some() {
-            info!(outcome, "a COMMIT whose answer was lost");
+            info!(parent: &self.span(), outcome, "a COMMIT whose answer was lost");
             self.shared.metrics.commit_settled(outcome);
         }
         match verdict {
@@ -175,7 +175,7 @@ impl Life {
 
     /// What the last backend left open is not run again: the client is told, and goes on.
     pub(super) fn give_up(&mut self, why: &'static str) -> Option<End> {
-        info!(why, "what was lost is not run again");
+        info!(parent: &self.span(), why, "what was lost is not run again");
         self.shared.metrics.replayed(if why == "mismatch" { "mismatch" } else { "gave_up" }, why);
         self.replay_until = None;
         self.call_off();
@@ -194,7 +194,7 @@ impl Life {
     /// What runs on the backend is not wanted any more. PostgreSQL would notice the end of the connection only when it has
     /// something to say: one that waits for a lock would wait on, and hold its own.
     pub(super) fn call_off(&self) {
-        let Some(berth) = self.shared.registry.berth(self.place.key()) else { return };
+        let Some(berth) = self.shared.registry.berth(&self.place.key()) else { return };
         let deadline = Instant::now() + self.shared.terms.connect;
         tokio::spawn(async move {
             // Who does not take it is gone, or will notice by itself.
@@ -207,7 +207,7 @@ impl Life {
     /// The client has half a message, whose other half is gone.
     fn half_told(&self, reason: &'static str) -> End {
         self.shared.metrics.switched(reason, "cut_within_a_row");
-        warn!("the backend was lost in the midst of a message that was already half delivered: the client is dropped");
+        warn!(parent: &self.span(), "the backend was lost in the midst of a message that was already half delivered: the client is dropped");
         End::Silent
     }
 }

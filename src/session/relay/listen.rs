@@ -10,6 +10,7 @@
 //! when it is given back. Outside of transactions only: protocol-flow, "Asynchronous Operations", and sql-notify.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::future::Future as _;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -22,23 +23,20 @@ use tracing::warn;
 use crate::backend::{Identity, Parameters};
 use crate::continuity::ear::{Channel, Heard, Moment};
 use crate::error::{Code, Complaint};
-use crate::session::Realm;
-use crate::session::ear::{Caller, Ears, Subscription};
+use crate::session::ear::{Caller, Subscription};
+use crate::session::{Realm, Shared};
 use crate::wire::TxStatus;
 use crate::wire::sql::Verb;
 
 use super::{Event, Relay};
 
 /// How one session would listen, and what it does of it.
-#[derive(Debug)]
 pub(in crate::session) struct Listening {
-    ears: Ears,
+    shared: Arc<Shared>,
     realm: Arc<Realm>,
     identity: Arc<Identity>,
     /// The process id that the client knows its server by.
     own: i32,
-    /// How long the ear's login may take.
-    timeout: Duration,
     /// While it listens, or is about to.
     part: Option<Box<Part>>,
 }
@@ -59,15 +57,15 @@ struct Part {
     passed: bool,
 }
 
+impl fmt::Debug for Listening {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Listening").field("part", &self.part).finish_non_exhaustive()
+    }
+}
+
 impl Listening {
-    pub(in crate::session) fn new(
-        ears: Ears,
-        realm: Arc<Realm>,
-        identity: Arc<Identity>,
-        own: i32,
-        timeout: Duration,
-    ) -> Self {
-        Self { ears, realm, identity, own, timeout, part: None }
+    pub(in crate::session) fn new(shared: Arc<Shared>, realm: Arc<Realm>, identity: Arc<Identity>, own: i32) -> Self {
+        Self { shared, realm, identity, own, part: None }
     }
 
     /// Whether these statements may go out: the ear hears the channels they LISTEN to. `told`: what the client knows of its
@@ -83,17 +81,19 @@ impl Listening {
 
     /// Has the ear listen to a channel.
     fn hear(&mut self, channel: &Channel, told: &Parameters) {
+        // How long the ear's login may take.
+        let timeout = self.shared.terms.connect;
         let part = self.part.get_or_insert_with(|| {
             let caller = Caller {
                 database: self.identity.database.to_string(),
                 user: self.identity.user.to_string(),
                 credentials: self.identity.credentials.clone(),
                 encoding: told.get("client_encoding").map_or("UTF8", String::as_str).to_owned(),
-                timeout: self.timeout,
+                timeout,
             };
-            Box::new(Part::new(self.ears.subscribe(&self.realm, caller)))
+            Box::new(Part::new(self.shared.ears.subscribe(&self.realm, caller)))
         });
-        part.hear(channel, self.timeout);
+        part.hear(channel, timeout);
     }
 
     /// The end of a unit waits: what was notified before it is told before it.
@@ -152,7 +152,10 @@ impl Relay {
         let Some(part) = listening.part.as_deref_mut() else { return false };
         let before = part.awaited.len();
         if part.patience.as_mut().is_some_and(|patience| patience.as_mut().poll(cx).is_ready()) {
-            warn!("what listens for all has no server yet: what is notified before it has one will be missed");
+            warn!(
+                session = self.state.owner(),
+                "what listens for all has no server yet: what is notified before it has one will be missed"
+            );
             part.settled.append(&mut part.awaited);
         }
         let (settled, subscription) = (&mut part.settled, &part.subscription);

@@ -73,7 +73,7 @@ impl Relay {
             Ok(Step::Wait) => return Ok(None),
             Ok(Step::Pass(count)) => (count, Verdict::Pass),
             Ok(Step::Frame { tag: backend::READY_FOR_QUERY, body: b"I" })
-                if self.listening.as_deref_mut().is_some_and(Listening::holds_end) =>
+                if self.listening.as_mut().is_some_and(Listening::holds_end) =>
             {
                 return Ok(None);
             }
@@ -103,7 +103,7 @@ impl Relay {
             Ok(Step::Part { part, tag, .. }) if is_aside(tag) => (part.len(), Verdict::Aside(tag)),
             Ok(Step::Part { part, .. }) => (part.len(), Verdict::Pass),
             Err(error) => {
-                warn!(%error, "the backend broke the protocol: closed");
+                warn!(session = self.state.owner(), %error, "the backend broke the protocol: closed");
                 return Err(Event::BackendLost(Suspicion::Vanished));
             }
         }))
@@ -151,7 +151,10 @@ impl Relay {
                 self.is_set_up();
             }
             Verdict::Unrun(why) => {
-                warn!(why, "a backend could not be brought to the session's state: closed");
+                warn!(
+                    session = self.state.owner(),
+                    why, "a backend could not be brought to the session's state: closed"
+                );
                 self.unrun = true;
                 return Err(Event::BackendLost(Suspicion::Vanished));
             }
@@ -160,7 +163,7 @@ impl Relay {
                 self.down.inject(&message);
             }
             Verdict::Doubtful(what) => {
-                warn!(what, "the backend is doubtful: closed");
+                warn!(session = self.state.owner(), what, "the backend is doubtful: closed");
                 return Err(Event::BackendLost(Suspicion::Vanished));
             }
         }

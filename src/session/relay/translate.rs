@@ -71,7 +71,7 @@ impl Relay {
             state,
             papers: &mut backend.papers,
             most: *statements,
-            listening: listening.as_deref_mut(),
+            listening: listening.as_mut(),
             told,
             lacks: BytesMut::new(),
         };
