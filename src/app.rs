@@ -4,6 +4,7 @@
 //! the watches stop, then the operators' door.
 
 mod changes;
+mod ebb;
 mod keeper;
 mod operator;
 mod reading;
@@ -110,6 +111,7 @@ pub async fn run(config: Config, path: PathBuf, set_level: SetLevel) -> Result<(
     }
     tasks.spawn(keeper::sweep(shared.pools.clone(), tables.clone()));
     let (clusters, registry) = (config.clusters.clone(), Arc::clone(&shared.registry));
+    tasks.spawn(ebb::watch(Arc::clone(&registry), watch.clone()));
     let mut reload = Reload::new(config, path, &reading, shared, set_level).map_err(|error| other(&error))?;
     tasks.spawn(keeper::keep(reload.shared(), tables.clone(), Arc::clone(&metrics)));
     let operator = operator(&clusters, &watches, &registry, &metrics, &reload.config(), &mut tasks)?;

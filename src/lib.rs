@@ -16,7 +16,7 @@
 //! | shells | [`session`], [`discovery`] | one client; the watch of one cluster |
 //! | | [`backend`] | how to reach and log in to one pod's PostgreSQL |
 //! | | [`net`] | sockets, TLS, one direction of a relay |
-//! | counters | [`metrics`], [`shutdown`] | numbers; stopping |
+//! | counters | [`metrics`], [`shutdown`], [`memory`] | numbers; stopping; what the allocator keeps |
 //! | machines, pure | [`continuity`] | what a session has built up, what is in flight, when to leave and where to; who listens |
 //! | | [`topology`], [`auth`] | who is primary, provably; proofs of identity |
 //! | | [`wire`] | frames of the protocol, a small lexer of SQL |
@@ -62,6 +62,7 @@ pub mod continuity;
 pub mod discovery;
 pub mod error;
 pub mod ids;
+pub mod memory;
 pub mod metrics;
 pub mod net;
 pub mod session;

@@ -1,5 +1,5 @@
-//! Two thousand sessions through the loss of their primary: none is dropped, the new one meets no storm of logins, and
-//! pgmoor's memory stays bounded. What it took is printed.
+//! Two thousand sessions through the loss of their primary: none is dropped, the new one meets no storm of logins,
+//! pgmoor's memory stays bounded, and is given back when they leave. What it took is printed.
 #![allow(clippy::unwrap_used, reason = "a test's own helpers fail by panicking, as its body does")]
 #![allow(clippy::print_stdout, reason = "measurements are part of what these tests tell")]
 #![allow(clippy::disallowed_methods, reason = "real processes live in real time")]
@@ -25,6 +25,8 @@ use pair::{Moor, Pair, Plan, psql, until};
 
 const CROWD: usize = 2_000;
 const WRITING: usize = 200;
+/// Sessions after which pgmoor has all it keeps for good.
+const WARM: usize = 100;
 /// pgmoor's own defaults: logins at once on a new primary, at first and at most.
 const RELEASE: (usize, usize) = (16, 64);
 /// For everybody to be served, from the moment the new primary is proven, in a debug build on two busy cores.
@@ -35,6 +37,8 @@ const PER_SESSION: u64 = 64 * 1024;
 const APART: u64 = 16 * 1024 * 1024;
 /// A series of pgmoor's metrics: the sessions that have a backend.
 const ATTACHED: &str = r#"pgmoor_sessions{endpoint="rw",state="attached"}"#;
+/// The same, those that have none and want none.
+const LOOSE: &str = r#"pgmoor_sessions{endpoint="rw",state="loose"}"#;
 
 /// Runs one of these tests: alone, for each fills the machine.
 fn alone(test: impl Future<Output = ()>) {
@@ -300,5 +304,35 @@ fn two_thousand_sessions_ask_at_once_while_nobody_is_primary() {
         scene.check(&crowd, CROWD);
         scene.check_logins(crowd.len());
         scene.check_memory(CROWD);
+    });
+}
+
+/// What sessions took is given back once they have left: of the memory of two thousand, hardly any stays.
+#[test]
+#[cfg_attr(not(all(target_os = "linux", target_env = "gnu")), ignore = "glibc's allocator alone keeps it")]
+fn what_two_thousand_sessions_took_is_given_back() {
+    alone(async {
+        let pair = Pair::start("");
+        // What backends take is none of it.
+        let moor = Moor::start(&Plan { pool: "size = 4".to_owned(), ..pair.plan() });
+        let come = async |count| {
+            let crowd = log_in(&moor.dsn().parse::<Config>().unwrap(), count).await;
+            answered(ask(&crowd)).await;
+            let most = moor.resident();
+            crowd.into_iter().for_each(Member::hang_up);
+            until("everybody to have left", || (moor.metric(LOOSE) == 0.0).then_some(()));
+            most
+        };
+        // A few at first: their code is in memory then, and so are the backends.
+        come(WARM).await;
+        let base = moor.resident();
+        let took = come(CROWD).await.saturating_sub(base);
+        assert!(took > CROWD as u64 * 1024, "{took} bytes are too few to tell anything");
+        let began = Instant::now();
+        let stays = until("most of it to be given back", || {
+            let stays = moor.resident().saturating_sub(base);
+            (stays <= took / 5).then_some(stays)
+        });
+        println!("{CROWD} sessions took {took} bytes; {:?} after they had left, {stays} were there", began.elapsed());
     });
 }

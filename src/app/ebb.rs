@@ -1,0 +1,118 @@
+//! Notices that many sessions have left, and has what they took given back to the system.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tracing::debug;
+
+use crate::memory;
+use crate::session::registry::Registry;
+use crate::shutdown::ShutdownWatch;
+
+/// How often sessions are counted.
+const ROUND: Duration = Duration::from_millis(500);
+
+/// Between two times that memory is given back: who comes and goes in waves pays for its pages once in a while, not each time.
+const PAUSE: Duration = Duration::from_secs(10);
+
+/// Sessions that are worth it: about a megabyte.
+const WORTH: usize = 256;
+
+/// Sessions that leave in one round of those that are leaving still: the others are waited for.
+const STREAM: usize = 32;
+
+/// Runs until the process drains: then its memory is given back anyway.
+pub(super) async fn watch(registry: Arc<Registry>, shutdown: ShutdownWatch) {
+    let mut tide = Tide::default();
+    let mut rounds = interval(ROUND);
+    rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut last: Option<Instant> = None;
+    loop {
+        tokio::select! {
+            _ = rounds.tick() => {}
+            () = shutdown.draining() => return,
+        }
+        let out = tide.is_out(registry.len());
+        if !out || last.is_some_and(|last| last.elapsed() < PAUSE) {
+            continue;
+        }
+        let began = Instant::now();
+        let given = spawn_blocking(memory::give_back).await.unwrap_or(false);
+        debug!(given, took = ?began.elapsed(), gone = tide.gone(), "memory of sessions that have left");
+        tide.turns();
+        last = Some(Instant::now());
+    }
+}
+
+/// How many sessions there were and are.
+#[derive(Debug, Default)]
+struct Tide {
+    /// At most, since memory was given back.
+    most: usize,
+    now: usize,
+}
+
+impl Tide {
+    /// So many are there. Whether enough have left, a quarter at least, and no more are just leaving.
+    const fn is_out(&mut self, sessions: usize) -> bool {
+        let leaving = self.now.saturating_sub(sessions);
+        self.now = sessions;
+        if sessions > self.most {
+            self.most = sessions;
+        }
+        self.gone() >= WORTH && self.gone() >= self.most / 4 && leaving < STREAM
+    }
+
+    const fn gone(&self) -> usize {
+        self.most - self.now
+    }
+
+    /// What they took was given back.
+    const fn turns(&mut self) {
+        self.most = self.now;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn is_out_once_many_have_left_and_nobody_is_just_leaving() {
+        let mut tide = Tide::default();
+        let rounds = [
+            (0, false),
+            (5_000, false),
+            (4_900, false), // few
+            (3_600, false), // more may leave
+            (0, false),
+            (0, true),
+            (10, true),
+        ];
+        for (at, (sessions, out)) in rounds.into_iter().enumerate() {
+            assert_eq!(tide.is_out(sessions), out, "round {at}");
+        }
+        tide.turns();
+        assert!(!tide.is_out(10));
+        assert!(!tide.is_out(WORTH + 9));
+        assert!(!tide.is_out(10) && !tide.is_out(10), "one fewer than it is worth");
+        assert!(!tide.is_out(WORTH + 10));
+        assert!(!tide.is_out(10) && tide.is_out(10));
+    }
+
+    #[test]
+    fn a_few_of_very_many_are_not_worth_it() {
+        let mut tide = Tide::default();
+        assert!(!tide.is_out(10_000) && !tide.is_out(7_600) && !tide.is_out(7_600));
+        assert!(!tide.is_out(7_500) && tide.is_out(7_500));
+    }
+
+    #[test]
+    fn those_who_leave_one_by_one_are_noticed_too() {
+        let mut tide = Tide::default();
+        let left = (0..=1_000).rev().step_by(5).find(|sessions| tide.is_out(*sessions));
+        assert_eq!(left, Some(740));
+    }
+}
