@@ -1,4 +1,4 @@
-//! What the allocator keeps of memory that nobody uses any more, and how the system gets it back. The only `unsafe` there is.
+//! What the allocator keeps of memory that nobody uses any more, and how the system gets it back.
 
 /// Gives the system back whatever whole pages the allocator holds free. `false`: there were none, or this allocator cannot.
 ///

@@ -82,7 +82,7 @@ fn insert() -> String {
 }
 
 fn scan(bytes: &[u8], times: u64) {
-    let mut scanner = Scanner::new(FROM_BACKEND, MAX_BACKEND_FRAME);
+    let mut scanner = Scanner::new(&FROM_BACKEND, MAX_BACKEND_FRAME);
     for _ in 0..times {
         let mut window = black_box(bytes);
         while let Ok(step) = scanner.step(window, false) {

@@ -28,7 +28,7 @@ pub fn scan(data: &[u8]) {
 type Seen = (usize, Vec<(u8, Vec<u8>)>);
 
 fn relay(stream: &[u8], capacity: usize, chunk: usize) -> (Seen, Option<ScanError>) {
-    let mut scanner = Scanner::new(Interest::NONE.with(b"ZCS1\x05"), 1 << 16);
+    let mut scanner = Scanner::new(&const { Interest::NONE.with(b"ZCS1\x05") }, 1 << 16);
     let (mut pos, mut arrived, mut seen) = (0, 0, Vec::new());
     loop {
         let window = &stream[pos..arrived];

@@ -37,7 +37,7 @@ const PARSED_UNDER: [&str; 9] = [
 
 /// A text, its parameter types, and what it was parsed under.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Key(u128);
+pub struct Key([u64; 2]); // no u128, which every place it stands in would be aligned to
 
 impl Key {
     /// Of a Parse message's body behind its name, in a session with these settings.
@@ -53,7 +53,8 @@ impl Key {
                 seed = XxHash3_128::oneshot_with_seed(mixed as u64, name.as_bytes()) as u64;
             }
         }
-        Self(XxHash3_128::oneshot_with_seed(seed, text))
+        let hash = XxHash3_128::oneshot_with_seed(seed, text);
+        Self([(hash >> 64) as u64, hash as u64])
     }
 
     /// Its name on every backend.
@@ -62,7 +63,7 @@ impl Key {
         let mut name = [0; PREFIX.len() + DIGITS];
         let (prefix, digits) = name.split_at_mut(PREFIX.len());
         prefix.copy_from_slice(PREFIX);
-        for (pair, byte) in digits.chunks_exact_mut(2).zip(self.0.to_be_bytes()) {
+        for (pair, byte) in digits.chunks_exact_mut(2).zip(self.0.iter().flat_map(|half| half.to_be_bytes())) {
             pair.copy_from_slice(&[HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
         }
         name
@@ -165,8 +166,8 @@ impl Default for Seen {
 impl Seen {
     /// Whether this one was seen before; from now on it was.
     pub fn again(&self, key: Key) -> bool {
-        let mark = key.0 as u64 | 1;
-        let place = (key.0 >> 64) as usize % SEEN;
+        let [high, low] = key.0;
+        let (mark, place) = (low | 1, high as usize % SEEN);
         self.0[place].swap(mark, Ordering::Relaxed) == mark
     }
 }
@@ -191,7 +192,8 @@ mod tests {
         assert_ne!(under("search_path", "a"), under("datestyle", "a"));
         let name = key("SELECT 1").name();
         assert!(name.len() <= 63, "PostgreSQL would cut it");
-        assert_eq!(name.as_slice(), format!("pgmoor_{:032x}", key("SELECT 1").0).as_bytes());
+        let [high, low] = key("SELECT 1").0;
+        assert_eq!(name.as_slice(), format!("pgmoor_{high:016x}{low:016x}").as_bytes());
     }
 
     #[test]

@@ -77,7 +77,7 @@ pub struct Pipe {
 
 impl Pipe {
     /// An empty direction whose scanner shows the frames of `interest` and refuses those longer than `max_frame`.
-    pub fn new(interest: Interest, max_frame: u32) -> Self {
+    pub fn new(interest: &'static Interest, max_frame: u32) -> Self {
         Self {
             buf: Lent::default(),
             start: 0,
@@ -227,7 +227,7 @@ impl Pipe {
     }
 
     /// Changes what is worth a look, from the next frame that begins.
-    pub fn set_interest(&mut self, interest: Interest) {
+    pub fn set_interest(&mut self, interest: &'static Interest) {
         self.scanner.set_interest(interest);
     }
 

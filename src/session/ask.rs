@@ -44,7 +44,7 @@ pub(super) async fn ask(
         let mut ask = Ask::new(login);
         let mut unread = BytesMut::new();
         let mut others = BytesMut::new();
-        let mut scanner = Scanner::new(ANSWER, MOST as u32);
+        let mut scanner = Scanner::new(&ANSWER, MOST as u32);
         loop {
             let (count, theirs, asked) = match scanner.step(&unread, false).map_err(|_: ScanError| Broken)? {
                 Step::Frame { tag, body } => (HEADER_LEN + body.len(), false, ask.reply(tag, body, state)),

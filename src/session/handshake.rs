@@ -258,7 +258,7 @@ impl Reader {
 
     /// The client's next answer ('p'): its body. `None` when it goes.
     async fn answer(&mut self) -> Result<Option<BytesMut>, Complaint> {
-        let mut scanner = Scanner::new(Interest::NONE.with(&[frontend::PASSWORD]), MAX_AUTH_FRAME);
+        let mut scanner = Scanner::new(&const { Interest::NONE.with(&[frontend::PASSWORD]) }, MAX_AUTH_FRAME);
         loop {
             let violation = |what: String| Complaint::with(Code::ProtocolViolation, what);
             match scanner.step(&self.unread, false).map_err(|error| violation(error.to_string()))? {

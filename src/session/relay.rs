@@ -211,7 +211,7 @@ impl Relay {
     ) -> Self {
         let terms = &shared.terms;
         let limit = u32::try_from(terms.message_size).unwrap_or(u32::MAX);
-        let mut up = Pipe::new(FROM_CLIENT, limit);
+        let mut up = Pipe::new(&FROM_CLIENT, limit);
         up.append(leftover);
         Self {
             metrics: Arc::clone(&shared.metrics),
@@ -220,7 +220,7 @@ impl Relay {
             client,
             backend: None,
             up,
-            down: Pipe::new(FROM_BACKEND, MAX_BACKEND_FRAME),
+            down: Pipe::new(&FROM_BACKEND, MAX_BACKEND_FRAME),
             pipeline: Pipeline::default(),
             state: State::begin(terms.session_state, Arc::clone(origin)).of(owner, listening.is_some()),
             told: Parameters::default(),

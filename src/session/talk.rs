@@ -56,7 +56,7 @@ pub(super) struct Talk {
 impl Talk {
     /// `unread`: bytes that were read too much before.
     pub(super) fn new(stream: Stream, unread: BytesMut, parameters: Parameters) -> Self {
-        Self { stream, unread, kept: BytesMut::new(), parameters, scanner: Scanner::new(EVERYTHING, MOST as u32) }
+        Self { stream, unread, kept: BytesMut::new(), parameters, scanner: Scanner::new(&EVERYTHING, MOST as u32) }
     }
 
     /// Sends requests.

@@ -135,7 +135,8 @@ enum State {
 /// Walks the headers of one direction of a connection. Of constant size; progress inside a large frame lives here.
 #[derive(Debug, Clone)]
 pub struct Scanner {
-    interest: Interest,
+    /// One of few that all share: a session has two scanners.
+    interest: &'static Interest,
     max_frame: u32,
     state: State,
 }
@@ -143,18 +144,18 @@ pub struct Scanner {
 impl Scanner {
     /// A scanner at a frame boundary. `max_frame` limits the length word (the body's bytes + 4).
     #[must_use]
-    pub const fn new(interest: Interest, max_frame: u32) -> Self {
+    pub const fn new(interest: &'static Interest, max_frame: u32) -> Self {
         Self { interest, max_frame, state: State::Boundary }
     }
 
     /// Changes what is worth a look, from the next frame that begins.
-    pub const fn set_interest(&mut self, interest: Interest) {
+    pub const fn set_interest(&mut self, interest: &'static Interest) {
         self.interest = interest;
     }
 
     /// What is worth a look.
     #[must_use]
-    pub const fn interest(&self) -> Interest {
+    pub const fn interest(&self) -> &'static Interest {
         self.interest
     }
 

@@ -26,7 +26,7 @@ const fn form(prepare: bool, first: bool, end: End) -> Guard {
     Guard { prepare, first, end }
 }
 
-fn frames(bytes: &[u8], interest: Interest) -> Vec<(u8, Vec<u8>)> {
+fn frames(bytes: &[u8], interest: &'static Interest) -> Vec<(u8, Vec<u8>)> {
     let (mut scanner, mut rest, mut found) = (Scanner::new(interest, 1 << 20), bytes, Vec::new());
     while let Ok(Step::Frame { tag, body }) = scanner.step(rest, true) {
         found.push((tag, body.to_vec()));
@@ -38,7 +38,7 @@ fn frames(bytes: &[u8], interest: Interest) -> Vec<(u8, Vec<u8>)> {
 
 #[test]
 fn the_requests() {
-    let tags = [
+    const TAGS: [u8; 7] = [
         frontend::PARSE,
         frontend::BIND,
         frontend::EXECUTE,
@@ -51,7 +51,7 @@ fn the_requests() {
         let mut packet = BytesMut::new();
         form.append(&mut packet);
         let mut order = String::new();
-        for (tag, body) in frames(&packet, Interest::NONE.with(&tags)) {
+        for (tag, body) in frames(&packet, &const { Interest::NONE.with(&TAGS) }) {
             order.push(char::from(tag));
             match tag {
                 frontend::PARSE => assert_eq!(Parse::read(&body).unwrap().name, NAME),

@@ -24,7 +24,7 @@ fn inquest() -> Inquest {
 
 /// The texts of the packet's Queries.
 fn texts(packet: &[u8]) -> Vec<String> {
-    let (mut scanner, mut rest) = (Scanner::new(Interest::NONE.with(&[frontend::QUERY]), 1 << 20), packet);
+    let (mut scanner, mut rest) = (Scanner::new(&const { Interest::NONE.with(&[frontend::QUERY]) }, 1 << 20), packet);
     let mut found = Vec::new();
     while let Ok(Scan::Frame { body, .. }) = scanner.step(rest, true) {
         found.push(String::from_utf8(Query::read(body).unwrap().text.to_vec()).unwrap());

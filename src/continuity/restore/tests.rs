@@ -24,8 +24,9 @@ fn state_after(texts: &[&str]) -> State {
 
 /// The packet's messages: simple queries by their text, others by their tag.
 fn messages(restore: &Restore) -> Vec<String> {
-    let tags = [frontend::QUERY, frontend::PARSE, frontend::BIND, frontend::EXECUTE, frontend::CLOSE, frontend::SYNC];
-    let mut scanner = Scanner::new(Interest::NONE.with(&tags), 1 << 20);
+    const TAGS: [u8; 6] =
+        [frontend::QUERY, frontend::PARSE, frontend::BIND, frontend::EXECUTE, frontend::CLOSE, frontend::SYNC];
+    let mut scanner = Scanner::new(&const { Interest::NONE.with(&TAGS) }, 1 << 20);
     let (mut rest, mut found) = (restore.packet(), Vec::new());
     while let Ok(Scan::Frame { tag, body }) = scanner.step(rest, true) {
         found.push(match tag {

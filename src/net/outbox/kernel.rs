@@ -1,6 +1,6 @@
 //! How bytes reach the kernel past tokio: many sends in one system call, by io_uring, or one by itself.
 //!
-//! The only unsafe code of pgmoor, for what nothing safe offers: telling the kernel an address. What it needs to be sound
+//! Unsafe code, for what nothing safe offers: telling the kernel an address. What it needs to be sound
 //! is in one place each: bytes and sockets are there until a call here returns, for no send is left open behind it. The
 //! sockets do not block (tokio's never do) and `MSG_DONTWAIT` is said besides, so the kernel answers at once instead of
 //! keeping a send, and with it an address, for later.

@@ -10,7 +10,7 @@ use super::*;
 const ALL: Interest = Interest::NONE.with(b"QZ");
 
 fn filled(bytes: &[u8]) -> Pipe {
-    let mut pipe = Pipe::new(ALL, 1 << 20);
+    let mut pipe = Pipe::new(&ALL, 1 << 20);
     let mut source = bytes;
     let mut cx = Context::from_waker(Waker::noop());
     assert!(matches!(pipe.poll_fill(&mut cx, &mut source), Poll::Ready(Ok(n)) if n == bytes.len().min(BUFFER)));
@@ -121,7 +121,7 @@ fn a_thread_keeps_few_spare_buffers() {
 fn many_bytes_get_a_large_buffer_and_few_the_usual_one() {
     let rows: Vec<u8> = [b"d\0\0\x01\0".as_slice(), &[7; 252]].concat().repeat(2000);
     let mut cx = Context::from_waker(Waker::noop());
-    let mut pipe = Pipe::new(ALL, 1 << 20);
+    let mut pipe = Pipe::new(&ALL, 1 << 20);
     let mut source = Pieces { left: &rows, pieces: VecDeque::from([usize::MAX, usize::MAX, usize::MAX, 20_000, 300]) };
     let (mut sizes, mut out) = (Vec::new(), Vec::new());
     while let Poll::Ready(Ok(1..)) = pipe.poll_fill(&mut cx, &mut source) {
@@ -141,7 +141,7 @@ fn many_bytes_get_a_large_buffer_and_few_the_usual_one() {
 fn who_reads_nothing_is_kept_no_more_than_a_buffer() {
     let rows = [b"d\0\0\x01\0".as_slice(), &[7; 252]].concat().repeat(2000);
     let mut cx = Context::from_waker(Waker::noop());
-    let mut pipe = Pipe::new(ALL, 1 << 20);
+    let mut pipe = Pipe::new(&ALL, 1 << 20);
     let mut source = Pieces { left: &rows, pieces: VecDeque::new() };
     let mut sink = Drain { taken: Vec::new(), pieces: VecDeque::from([usize::MAX, 1000, 0, 0, 500, 0]) };
     for (drained, held) in [(true, BUFFER), (false, LARGE), (false, LARGE), (false, LARGE)] {
@@ -311,7 +311,7 @@ proptest! {
     fn whatever_is_done_to_it_the_bytes_are_those_of_a_plain_list(frames in frames(), acts in acts()) {
         let stream = bytes_of(&frames);
         let mut cx = Context::from_waker(Waker::noop());
-        let mut pipe = Pipe::new(ALL, 1 << 20);
+        let mut pipe = Pipe::new(&ALL, 1 << 20);
         let mut plain = Plain::default();
         let mut sink = Drain { taken: Vec::new(), pieces: VecDeque::new() };
         let mut left = stream.as_slice();

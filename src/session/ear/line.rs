@@ -50,7 +50,7 @@ impl Line {
             unread: backend.received,
             out: BytesMut::new(),
             unflushed: false,
-            scanner: Scanner::new(Interest::ALL, LONGEST),
+            scanner: Scanner::new(&Interest::ALL, LONGEST),
         }
     }
 

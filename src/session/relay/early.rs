@@ -50,7 +50,7 @@ impl Relay {
             if sync {
                 self.pipeline.holds_sync_back();
             }
-            self.down.set_interest(FROM_BACKEND_ROWS);
+            self.down.set_interest(&FROM_BACKEND_ROWS);
         }
         self.guard.asked_for_this |= end != End::Open;
     }

@@ -31,7 +31,7 @@ impl Relay {
             self.down.append(received);
         }
         self.backend = Some(backend);
-        self.down.set_interest(FROM_BACKEND);
+        self.down.set_interest(&FROM_BACKEND);
         self.dying = None;
         self.read_only_hit = false;
         self.ended = false;
@@ -55,7 +55,7 @@ impl Relay {
         self.take(backend, &[]);
         self.up.inject(way.packet());
         self.pipeline.set_up();
-        self.down.set_interest(FROM_BACKEND_ROWS);
+        self.down.set_interest(&FROM_BACKEND_ROWS);
         self.setting_up = Some(Box::new(way));
     }
 

@@ -199,7 +199,7 @@ impl Relay {
     /// Rows were of interest while pgmoor itself was owed one, or one was to tell what its statement has set.
     fn rows_matter_no_more(&mut self) {
         if !self.guard.is_asking() && !self.pipeline.reads_rows() && self.setting_up.is_none() {
-            self.down.set_interest(FROM_BACKEND);
+            self.down.set_interest(&FROM_BACKEND);
         }
     }
 

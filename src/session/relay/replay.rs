@@ -252,7 +252,7 @@ impl Relay {
             return Err(why);
         }
         lost.news = Arc::clone(parameters);
-        let feed = Pipe::new(FROM_CLIENT, self.up.max_frame());
+        let feed = Pipe::new(&FROM_CLIENT, self.up.max_frame());
         self.parked = Some(Box::new(self.feed_from(feed)));
         Ok(())
     }

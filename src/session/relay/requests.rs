@@ -109,7 +109,7 @@ impl Relay {
             Err(complaint) => return Err(Event::Violation(complaint)),
         }
         if self.pipeline.reads_rows() {
-            self.down.set_interest(FROM_BACKEND_ROWS);
+            self.down.set_interest(&FROM_BACKEND_ROWS);
         }
         self.guard.asked_for_this = false;
         self.read = None;
