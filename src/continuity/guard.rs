@@ -103,10 +103,10 @@ impl Guard {
         }
     }
 
-    /// The reading of the replies. `pod`: where it was asked. `era`: what is known already of that backend's era.
-    pub fn replies(self, pod: PodName, era: Option<String>) -> Reply {
+    /// The reading of the replies.
+    pub fn replies(self) -> Reply {
         let awaited = if self.prepare { Awaited::Unprepared } else { Awaited::Bound };
-        Reply { awaited, end: self.end, pod, era, mark: None, error: None }
+        Reply { awaited, end: self.end, answer: None, error: None }
     }
 }
 
@@ -127,10 +127,42 @@ fn question() -> String {
 pub struct Reply {
     awaited: Awaited,
     end: End,
-    pod: PodName,
-    era: Option<String>,
-    mark: Option<Mark>,
+    answer: Option<Answer>,
     error: Option<Vec<u8>>,
+}
+
+/// The row that answers a question. It is read only where a COMMIT's answer was lost: most never are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer(Vec<u8>);
+
+impl Answer {
+    /// The transaction has an id, and a record that carries it.
+    pub fn has_id(&self) -> bool {
+        let first = self.0.get(2..).and_then(|columns| columns.first_chunk());
+        first.is_some_and(|length| i32::from_be_bytes(*length) >= 0) // else it is NULL
+    }
+
+    /// The mark the row gives; `None` if it is not such a row. `pod`: where it was asked. `known`: what is known already of
+    /// that backend's era.
+    pub fn mark(&self, pod: &PodName, known: Option<&str>) -> Option<Mark> {
+        let columns: Vec<Option<&str>> = DataRow::read(&self.0)
+            .ok()?
+            .columns()
+            .map(|column| column.ok()?.map(std::str::from_utf8).transpose().ok())
+            .collect::<Option<_>>()?;
+        let [xid, lsn, timeline, era, durability] = columns.as_slice() else { return None };
+        let mark = Mark {
+            pod: pod.clone(),
+            xid: xid.map(str::parse).transpose().ok()?,
+            lsn: lsn.map(str::parse).transpose().ok()?,
+            timeline: timeline.map(read_timeline).unwrap_or(Some(Timeline(0)))?,
+            era: era.or(known).map(str::to_owned),
+            durability: Durability::read((*durability)?)?,
+        };
+        // An id comes with a place on a timeline, and no id with none.
+        let whole = mark.xid.is_some() == mark.lsn.is_some() && mark.xid.is_some() == (mark.timeline.0 > 0);
+        whole.then_some(mark)
+    }
 }
 
 /// The reply that is due.
@@ -159,7 +191,7 @@ enum Awaited {
 pub enum Progress {
     /// One of ours; more are due.
     More,
-    /// The last of ours. There is a mark, unless the row could not be read.
+    /// The last of ours: the answer is there.
     Done,
     /// The last of ours: the question failed, and the transaction with it. If it did not end with a Sync of its own, the
     /// server skips the rest of the client's unit, up to its Sync; a simple Query, too, and what is behind that.
@@ -171,9 +203,14 @@ pub enum Progress {
 }
 
 impl Reply {
-    /// What the row said: there as soon as the row is, whatever comes of the rest.
-    pub fn mark(&self) -> Option<&Mark> {
-        self.mark.as_ref().filter(|_| self.error.is_none())
+    /// The row: there as soon as it came, whatever comes of the rest.
+    pub fn answer(&self) -> Option<&Answer> {
+        self.answer.as_ref().filter(|_| self.error.is_none())
+    }
+
+    /// The row, after the last reply.
+    pub fn take_answer(&mut self) -> Option<Answer> {
+        self.answer.take()
     }
 
     /// How the question ended.
@@ -206,7 +243,7 @@ impl Reply {
             (Awaited::Prepared, tag::PARSE_COMPLETE) => self.await_next(Awaited::Bound),
             (Awaited::Bound, tag::BIND_COMPLETE) => self.await_next(Awaited::Row),
             (Awaited::Row, tag::DATA_ROW) => {
-                self.mark = self.read(body);
+                self.answer = Some(Answer(body.to_vec()));
                 self.await_next(Awaited::Run)
             }
             (Awaited::Run, tag::COMMAND_COMPLETE) => self.await_next(Awaited::Closed),
@@ -229,27 +266,6 @@ impl Reply {
     fn finish(&mut self) -> Progress {
         self.awaited = Awaited::Nothing;
         if self.error.is_some() { Progress::Failed } else { Progress::Done }
-    }
-
-    /// The mark the row gives; `None` if it is not such a row.
-    fn read(&self, body: &[u8]) -> Option<Mark> {
-        let columns: Vec<Option<&str>> = DataRow::read(body)
-            .ok()?
-            .columns()
-            .map(|column| column.ok()?.map(std::str::from_utf8).transpose().ok())
-            .collect::<Option<_>>()?;
-        let [xid, lsn, timeline, era, durability] = columns.as_slice() else { return None };
-        let mark = Mark {
-            pod: self.pod.clone(),
-            xid: xid.map(str::parse).transpose().ok()?,
-            lsn: lsn.map(str::parse).transpose().ok()?,
-            timeline: timeline.map(read_timeline).unwrap_or(Some(Timeline(0)))?,
-            era: era.map(str::to_owned).or_else(|| self.era.clone()),
-            durability: Durability::read((*durability)?)?,
-        };
-        // An id comes with a place on a timeline, and no id with none.
-        let whole = mark.xid.is_some() == mark.lsn.is_some() && mark.xid.is_some() == (mark.timeline.0 > 0);
-        whole.then_some(mark)
     }
 }
 

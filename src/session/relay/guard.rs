@@ -5,13 +5,16 @@ use bytes::BytesMut;
 
 use crate::config::CommitGuard;
 use crate::continuity::commit::Mark;
-use crate::continuity::guard::{Guard as Question, Known, Progress, Reply};
+use crate::continuity::guard::{Answer, Guard as Question, Known, Progress, Reply};
 use crate::continuity::queue::Queue;
 use crate::ids::PodId;
 use crate::wire::backend::ERROR_RESPONSE;
 use crate::wire::message::ErrorFields;
 
 pub(super) use crate::continuity::guard::End;
+
+/// Bytes of a question that the backend knows, and some to spare.
+const PACKET: usize = 128;
 
 /// One session's questions.
 #[derive(Debug)]
@@ -33,9 +36,11 @@ pub(super) struct Guard {
 struct Asked {
     out: Queue<Reply>,
     /// Of the COMMIT that is sent next, or was sent last.
-    mark: Option<Mark>,
+    told: Option<Answer>,
     /// Of the transaction that is open; whether it still holds, the pipeline knows.
-    early: Option<Mark>,
+    early: Option<Answer>,
+    /// What a backend that is gone has told.
+    mark: Option<Mark>,
     /// The error that came instead of an answer: it is what the client's COMMIT is told.
     failure: Option<BytesMut>,
 }
@@ -111,27 +116,29 @@ impl Guard {
 
     /// The backend is gone. What its last answer told stays until it is taken.
     pub(super) fn backend_gone(&mut self) {
-        (self.known, self.asked_for_this) = (Known::default(), false);
-        let Some(asked) = &mut self.asked else { return };
-        if let Some(mark) = asked.out.back().filter(|reply| reply.end() != End::Open).and_then(Reply::mark) {
-            asked.mark = Some(mark.clone());
+        let known = std::mem::take(&mut self.known);
+        self.asked_for_this = false;
+        let (Some(asked), Some(pod)) = (&mut self.asked, &self.pod) else { return };
+        let last = asked.out.back().filter(|reply| reply.end() != End::Open).and_then(Reply::answer);
+        if let Some(answer) = last.or(asked.told.as_ref()) {
+            asked.mark = answer.mark(&pod.name, known.era.as_deref());
         }
-        (asked.early, asked.failure) = (None, None);
+        (asked.told, asked.early, asked.failure) = (None, None, None);
         asked.out.clear();
     }
 
     /// The bytes of a question. `forgotten`: the backend may have lost its prepared statements.
     pub(super) fn question(&mut self, end: End, forgotten: bool) -> Option<BytesMut> {
-        let pod = self.pod.as_ref()?.name.clone();
+        self.pod.as_ref()?;
         let question = Question { prepare: !self.known.prepared || forgotten, first: self.known.era.is_none(), end };
-        let mut packet = BytesMut::new();
+        let mut packet = BytesMut::with_capacity(PACKET);
         question.append(&mut packet);
         let asked = self.asked.get_or_insert_default();
-        asked.out.push_back(question.replies(pod, self.known.era.clone()));
+        asked.out.push_back(question.replies());
         if end == End::Open {
             asked.early = None;
         } else {
-            (asked.mark, self.asked_for_this) = (None, true);
+            (asked.told, asked.mark, self.asked_for_this) = (None, None, true);
         }
         self.known.prepared = true;
         Some(packet)
@@ -145,13 +152,13 @@ impl Guard {
     /// The early question told what tells a COMMIT's outcome. That a transaction has no id is true only as long as nothing
     /// more is run.
     pub(super) fn knows_early(&self) -> bool {
-        self.asked.as_ref().and_then(|asked| asked.early.as_ref()).is_some_and(|mark| !mark.is_empty())
+        self.asked.as_ref().and_then(|asked| asked.early.as_ref()).is_some_and(Answer::has_id)
     }
 
     /// The COMMIT that goes out now is one of which that is told.
     pub(super) fn vouch(&mut self) {
         if let Some(asked) = &mut self.asked {
-            asked.mark = asked.early.take();
+            asked.told = asked.early.take();
         }
     }
 
@@ -168,14 +175,11 @@ impl Guard {
             Progress::More => Told::More,
             Progress::Aside | Progress::Unexpected => Told::Unexpected,
             Progress::Done => {
-                let mark = reply.mark().cloned();
-                if let Some(era) = mark.as_ref().and_then(|mark| mark.era.clone()) {
-                    self.known.era = Some(era);
+                if let (None, Some(answer), Some(pod)) = (&self.known.era, reply.answer(), &self.pod) {
+                    self.known.era = answer.mark(&pod.name, None).and_then(|mark| mark.era);
                 }
-                match reply.end() {
-                    End::Open => asked.early = mark,
-                    End::Sync | End::Flush => asked.mark = mark,
-                }
+                let (early, answer) = (reply.end() == End::Open, reply.take_answer());
+                *(if early { &mut asked.early } else { &mut asked.told }) = answer;
                 asked.out.pop_front();
                 Told::Last
             }
@@ -208,14 +212,14 @@ impl Guard {
     /// No transaction is open: what was told of it is of no use.
     pub(super) fn transaction_ended(&mut self) {
         if let Some(asked) = &mut self.asked {
-            (asked.mark, asked.early, asked.failure) = (None, None, None);
+            (asked.told, asked.early, asked.mark, asked.failure) = (None, None, None, None);
         }
     }
 
     /// A unit ended, and its transaction did not: what was told of a COMMIT in it is of no use.
     pub(super) fn unit_ended(&mut self) {
         if let Some(asked) = &mut self.asked {
-            asked.mark = None;
+            (asked.told, asked.mark) = (None, None);
         }
     }
 
