@@ -130,7 +130,7 @@ async fn begin(wires: &Wires, points: &[(usize, Point)], sessions: Vec<Session>)
 fn commit(wires: &Wires, points: Vec<(usize, Point)>, sessions: Vec<Session>) -> Vec<Case> {
     let mut carrying = wires.carrying();
     let trapped = |(id, point): (usize, Point)| {
-        let wire = carrying.remove(&id).expect("a wire carries it");
+        let wire = carrying.remove(&id).unwrap_or_else(|| panic!("a wire carries {id}, {point:?}"));
         wire.set(point.way, point.at, Then::Hold);
         (id, point, wire)
     };
