@@ -88,12 +88,7 @@ pub async fn run(config: Config, path: PathBuf, set_level: SetLevel) -> Result<(
     // Before the certificates are read: what changes from here on is noticed.
     let reading = Reading::take(&path);
     tell_of_io_uring(&config);
-    let mut doors = Vec::new();
-    for (endpoint, addresses) in [(Endpoint::Rw, &config.listen.rw), (Endpoint::Ro, &config.listen.ro)] {
-        for address in addresses {
-            doors.push((endpoint, bind(*address)?));
-        }
-    }
+    let doors = doors(&config)?;
     let admin: Vec<TcpListener> = config.listen.admin.iter().map(|address| bind(*address)).collect::<Result<_, _>>()?;
     let mut watches = Vec::new();
     let mut realms = Vec::new();
@@ -151,6 +146,17 @@ pub async fn run(config: Config, path: PathBuf, set_level: SetLevel) -> Result<(
     while tasks.join_next().await.is_some() {}
     info!("pgmoor ends");
     Ok(())
+}
+
+/// Where clients come in.
+fn doors(config: &Config) -> Result<Vec<(Endpoint, TcpListener)>, Failure> {
+    let mut doors = Vec::new();
+    for (endpoint, addresses) in [(Endpoint::Rw, &config.listen.rw), (Endpoint::Ro, &config.listen.ro)] {
+        for address in addresses {
+            doors.push((endpoint, bind(*address)?));
+        }
+    }
+    Ok(doors)
 }
 
 fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
