@@ -47,7 +47,7 @@ pub struct State {
     pins: Pins,
     doubt: bool,
     /// Settings with a dot in their name that a function may have set: the server shows them to those who ask by name.
-    suspected: BTreeSet<String>,
+    suspected: Option<Box<BTreeSet<String>>>,
     /// Inside BEGIN … COMMIT, where an error undoes nothing by itself.
     in_block: bool,
     /// That block has failed: when it is left without a word, everything in it is undone.
@@ -128,7 +128,7 @@ impl State {
             unnamed: None,
             pins: Pins::default(),
             doubt: false,
-            suspected: BTreeSet::new(),
+            suspected: None,
             in_block: false,
             broken: false,
             discarding: false,
@@ -225,7 +225,7 @@ impl State {
 
     /// Settings to be asked for by name, besides those that are known to be set.
     pub fn suspected(&self) -> impl Iterator<Item = &str> {
-        self.suspected.iter().map(String::as_str)
+        self.suspected.iter().flat_map(|names| names.iter()).map(String::as_str)
     }
 
     /// The backend could not be asked: what the wire told has to do.

@@ -90,7 +90,7 @@ pub(super) struct Life {
     /// When it was woken last, or has waited for a backend to say something.
     now: Instant,
     /// What the last failed join said.
-    refusal: Option<String>,
+    refusal: Option<Box<str>>,
     /// When a lost transaction that has not been run again is given up.
     replay_until: Option<Instant>,
     /// How many primaries there had been when its backend was joined.

@@ -17,7 +17,6 @@ use crate::backend::pool::Parked;
 use crate::continuity::journal::Journal;
 use crate::continuity::loss::{Aftermath, Answer, Word};
 use crate::continuity::pipeline::Pipeline;
-use crate::continuity::plans::Seen;
 use crate::continuity::restore::Restore;
 use crate::continuity::state::{Origin, State};
 use crate::error::{Code, Complaint};
@@ -141,13 +140,8 @@ enum Farewell {
 }
 
 /// One session's sockets, buffers and trackers.
-#[derive(Debug)]
 pub(super) struct Relay {
-    metrics: Arc<Metrics>,
-    /// Texts without a name that were seen before.
-    seen: Arc<Seen>,
-    /// Prepared statements a backend keeps at most.
-    statements: usize,
+    shared: Arc<Shared>,
     client: Stream,
     /// With what is known of it.
     backend: Option<Box<Parked>>,
@@ -203,7 +197,7 @@ impl Relay {
     pub(super) fn new(
         client: Stream,
         leftover: &[u8],
-        shared: &Shared,
+        shared: &Arc<Shared>,
         owner: u64,
         origin: &Arc<Origin>,
         writes: bool,
@@ -214,9 +208,7 @@ impl Relay {
         let mut up = Pipe::new(&FROM_CLIENT, limit);
         up.append(leftover);
         Self {
-            metrics: Arc::clone(&shared.metrics),
-            seen: Arc::clone(&shared.seen),
-            statements: terms.statements,
+            shared: Arc::clone(shared),
             client,
             backend: None,
             up,
@@ -253,7 +245,7 @@ impl Relay {
     pub(super) fn count(&mut self, least: u64) {
         for (pipe, direction) in [(&mut self.up, Direction::ToBackend), (&mut self.down, Direction::ToClient)] {
             if pipe.moved() > least {
-                self.metrics.bytes(direction, pipe.take_moved());
+                self.shared.metrics.bytes(direction, pipe.take_moved());
             }
         }
     }
@@ -462,7 +454,7 @@ impl Relay {
     /// Answers the request that waits at the front with an error, and ends its unit with `status`. `false`: none waits.
     pub(super) fn refuse(&mut self, complaint: &Complaint, status: TxStatus) -> bool {
         let Some((tag, _)) = self.up.peek() else { return false };
-        self.metrics.error(complaint.code);
+        self.shared.metrics.error(complaint.code);
         let status = if std::mem::take(&mut self.begun) { TxStatus::Failed } else { status };
         self.turn_page(if status == TxStatus::Idle { Aftermath::Clean } else { Aftermath::Failed });
         let mut message = BytesMut::new();

@@ -15,7 +15,7 @@ impl State {
     /// The backend was asked: its answer is the truth.
     pub fn learn(&mut self, mut truth: Transactional, statements: BTreeMap<String, String>, pins: Pins) {
         self.doubt = false;
-        self.suspected.clear();
+        self.suspected = None;
         if self.hears {
             truth.channels.extend(self.settled().channels.iter().cloned());
         }
@@ -56,12 +56,12 @@ impl State {
 
     fn suspect(&mut self, names: &[String]) {
         for name in names.iter().filter(|name| name.contains('.')) {
-            let weight: usize = self.suspected.iter().map(String::len).sum();
+            let weight: usize = self.suspected().map(str::len).sum();
             if weight + name.len() > self.limit {
                 self.overflow();
                 return;
             }
-            self.suspected.insert(name.clone());
+            self.suspected.get_or_insert_default().insert(name.clone());
         }
     }
 

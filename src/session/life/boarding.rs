@@ -193,7 +193,7 @@ impl Life {
             debug!(parent: &self.span(), %pod, words, "backend not joined");
             (self.realm.doubt)(pod, suspicion);
         }
-        self.refusal = Some(words);
+        self.refusal = Some(words.into());
         self.queued = false;
         self.decide(Input::JoinFailed);
     }

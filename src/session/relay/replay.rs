@@ -466,11 +466,11 @@ impl Relay {
         };
         let told = wreck.answers.iter().chain(&wreck.open).find_map(answered);
         for answer in wreck.answers {
-            speak(&mut message, answer, &self.metrics);
+            speak(&mut message, answer, &self.shared.metrics);
             write::ready_for_query(&mut message, answer.status);
         }
         if let Some(answer) = wreck.open {
-            speak(&mut message, answer, &self.metrics);
+            speak(&mut message, answer, &self.shared.metrics);
             self.reading = Reading::Leftovers(answer.status);
         }
         self.untold = wreck.after == Aftermath::Untold || (self.untold && wreck.after == Aftermath::Failed);

@@ -61,7 +61,7 @@ impl Relay {
     /// Translates the frame at the front, if it names a statement.
     pub(super) fn translate(&mut self) -> Result<Translated, Event> {
         let meaning = self.front_meaning();
-        let Self { up, pipeline, state, backend, guard, seen, statements, listening, told, .. } = self;
+        let Self { up, pipeline, state, backend, guard, shared, listening, told, .. } = self;
         let Some(backend) = backend.as_deref_mut().filter(|_| !guard.makes_wait() && !pipeline.skips()) else {
             return Ok(Translated::AsItIs);
         };
@@ -70,13 +70,13 @@ impl Relay {
             pipeline,
             state,
             papers: &mut backend.papers,
-            most: *statements,
+            most: shared.terms.statements,
             listening: listening.as_mut(),
             told,
             lacks: BytesMut::new(),
         };
         let turn = match (tag, body) {
-            (frontend::PARSE, Some(body)) => front.parse(body, meaning, seen),
+            (frontend::PARSE, Some(body)) => front.parse(body, meaning, &shared.seen),
             (frontend::BIND, Some(body)) => front.bind(body),
             (frontend::DESCRIBE, Some(body)) => front.describe(body),
             (frontend::CLOSE, Some(body)) => front.close(body),
