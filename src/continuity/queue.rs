@@ -9,6 +9,10 @@ pub struct Queue<T> {
     /// There whenever anything is.
     first: Option<T>,
     /// Since there have been several at once.
+    #[expect(
+        clippy::box_collection,
+        reason = "a session has several queues, and seldom anything in their rest: three words less"
+    )]
     rest: Option<Box<VecDeque<T>>>,
 }
 

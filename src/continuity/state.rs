@@ -47,6 +47,7 @@ pub struct State {
     pins: Pins,
     doubt: bool,
     /// Settings with a dot in their name that a function may have set: the server shows them to those who ask by name.
+    #[expect(clippy::box_collection, reason = "hardly any session has one: two words less")]
     suspected: Option<Box<BTreeSet<String>>>,
     /// Inside BEGIN … COMMIT, where an error undoes nothing by itself.
     in_block: bool,
