@@ -15,7 +15,7 @@
 //! | windows | [`admin`] | what operators see: metrics, health, status |
 //! | shells | [`session`], [`discovery`] | one client; the watch of one cluster |
 //! | | [`backend`] | how to reach and log in to one pod's PostgreSQL |
-//! | | [`net`] | sockets, TLS, one direction of a relay |
+//! | | [`net`] | sockets, TLS, one direction of a relay, many sends in one call |
 //! | counters | [`metrics`], [`shutdown`], [`memory`] | numbers; stopping; what the allocator keeps |
 //! | machines, pure | [`continuity`] | what a session has built up, what is in flight, when to leave and where to; who listens |
 //! | | [`topology`], [`auth`] | who is primary, provably; proofs of identity |
@@ -27,7 +27,8 @@
 //! # Life of a byte
 //! kernel → [`net::pipe`] reads it into a buffer → [`wire::scan`] walks the frame headers: boring frames (rows, COPY
 //! data) only widen the range that may be sent on; a frame of interest is shown to [`continuity::pipeline`] as a slice
-//! → the range is written to the other side. Nothing is decoded whole, nothing is copied between buffers.
+//! → the range is written to the other side: a long one at once, a short one with those of other sessions, for which it waits
+//! in [`net::outbox`]. Nothing is decoded whole, nothing else is copied between buffers.
 //!
 //! # Life of a session
 //! accept → [`session::handshake`] (TLS, startup, authentication, our own cancel key) → a first backend is joined →
