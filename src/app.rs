@@ -234,12 +234,12 @@ fn ward(
     })
 }
 
-/// Where it is wanted and not to be had.
+/// Whether it is to be had where it is wanted.
 fn tell_of_io_uring(config: &Config) {
-    if config.limits.io_uring
-        && let Err(error) = outbox::probe()
-    {
-        info!(%error, "no io_uring here (limits.io_uring): each message is sent by itself");
+    match config.limits.io_uring.then(outbox::probe) {
+        Some(Ok(())) => info!("short messages leave together, by io_uring"),
+        Some(Err(error)) => info!(%error, "no io_uring here (limits.io_uring): each message is sent by itself"),
+        None => {}
     }
 }
 
