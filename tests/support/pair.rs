@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, Weak, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::postgres::Postgres;
+use super::postgres::{Postgres, end};
 
 const BIN: &str = "/usr/lib/postgresql/15/bin";
 /// For whatever a test waits for: far more than it takes on a busy machine.
@@ -42,8 +42,7 @@ struct Standby {
 
 impl Drop for Standby {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        end(&mut self.child);
     }
 }
 

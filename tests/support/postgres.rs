@@ -47,7 +47,7 @@ hot_standby = on
 logging_collector = off
 ";
 
-/// A running server. Dropping it kills it and removes its data.
+/// A running server. Dropping it stops it at once and removes its data.
 pub(crate) struct Postgres {
     child: Child,
     port: u16,
@@ -129,9 +129,7 @@ impl Postgres {
 
     /// Sends the postmaster a signal (`INT`: fast shutdown, `KILL`: crash, `STOP`: freeze).
     pub(crate) fn signal(&self, name: &str) -> io::Result<()> {
-        // The shell's own: a bare machine has no other.
-        let words = [format!("-{name}"), self.child.id().to_string()];
-        run(Command::new("sh").args(["-c", "kill \"$@\"", "kill"]).args(words))
+        signal_to(self.child.id(), name)
     }
 
     /// Waits until the server has ended, at most for `START_WITHIN`.
@@ -159,10 +157,25 @@ impl Postgres {
 
 impl Drop for Postgres {
     fn drop(&mut self) {
-        // Backends notice the end of their postmaster; nothing they might still write matters.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        end(&mut self.child);
     }
+}
+
+/// Stops a postmaster at once. One that is killed leaves its System V segment behind, of which a machine has 4,096.
+pub(crate) fn end(postmaster: &mut Child) {
+    if matches!(postmaster.try_wait(), Ok(None))
+        && ["QUIT", "CONT"].iter().all(|signal| signal_to(postmaster.id(), signal).is_ok())
+    {
+        let _ = wait(|| Ok(postmaster.try_wait()?.is_some()));
+    }
+    let _ = postmaster.kill();
+    let _ = postmaster.wait();
+}
+
+fn signal_to(pid: u32, name: &str) -> io::Result<()> {
+    // The shell's own: a bare machine has no other.
+    let words = [format!("-{name}"), pid.to_string()];
+    run(Command::new("sh").args(["-c", "kill \"$@\"", "kill"]).args(words))
 }
 
 /// The data folder every server is copied from; made once per machine.
