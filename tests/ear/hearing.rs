@@ -25,8 +25,9 @@ async fn thousands_come_in_order_to_all_who_listen() {
     for channels in wants {
         listeners.push(stage.listener(channels).await);
     }
+    let server = pair.a; // the servers themselves stay until the end of the test
     let notifying = tokio::task::spawn_blocking(move || {
-        let mut notifier = Notifier::on(pair.a);
+        let mut notifier = Notifier::on(server);
         for n in 0..COUNT {
             let channel = ["one", "two", "three", "four", "nobody's"][n % 5];
             // Some of them together, in one transaction.
