@@ -308,8 +308,9 @@ impl<'a> Unresolved<'a> {
     fn deep(&self, meaning: &Meaning) -> Meaning {
         let commits = |name: &str| {
             let known = self.names.statement(name.as_bytes());
-            let sent = self.statements.get(name.as_bytes()).and_then(|sent| sent.meaning.clone());
-            known.is_some_and(|script| script.may_commit()) || sent.is_some_and(|script| script.may_commit())
+            let commits = |meaning: &Meaning| meaning.as_ref().is_some_and(|script| script.may_commit());
+            commits(&known)
+                || self.statements.get(name.as_bytes()).is_some_and(|sent| !sent.sole || commits(&sent.meaning))
         };
         let acts = meaning.as_ref().map_or(&[][..], |script| script.acts());
         if acts.iter().any(|act| matches!(&act.verb, Verb::Execute { name } if commits(name))) {
