@@ -25,6 +25,7 @@ use std::task::{Context, Poll, Waker, ready};
 use parking_lot::Mutex;
 use tokio::io::AsyncWrite as _;
 use tokio::net::TcpStream;
+use tracing::warn;
 
 #[cfg_attr(not(target_os = "linux"), path = "outbox/elsewhere.rs")]
 mod kernel;
@@ -208,7 +209,10 @@ impl Waiting {
         let with = ring.as_mut().filter(|_| with_ring && sends.len() > 1);
         match with.map(|ring| ring.send(bytes, sends, outcomes)) {
             Some(Ok(())) => {}
-            Some(Err(_)) => *ring = None, // from now on one by one; what has no outcome is in doubt
+            Some(Err(error)) => {
+                warn!(%error, "io_uring is of no use any more: from now on each message of this thread is sent by itself");
+                *ring = None;
+            }
             None => {
                 outcomes.clear();
                 let mut begin = 0;
@@ -327,12 +331,11 @@ impl Outgoing {
 
 impl Drop for Outgoing {
     fn drop(&mut self) {
-        if self.number > 0
-            && let Some(outbox) = &self.outbox
-        {
+        let Some(outbox) = self.outbox.as_ref().filter(|_| self.number > 0) else { return };
+        if self.waits() {
             outbox.flush();
-            outbox.take_owed(self.number);
         }
+        outbox.take_owed(self.number);
     }
 }
 
