@@ -17,6 +17,8 @@ mod bounds;
 mod channels;
 #[path = "pool/logins.rs"]
 mod logins;
+#[path = "pool/sends.rs"]
+mod sends;
 #[path = "pool/state.rs"]
 mod state;
 #[path = "pool/statements.rs"]

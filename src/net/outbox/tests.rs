@@ -1,6 +1,6 @@
 //! An outbox between real sockets: nothing is lost, doubled, or out of order, whoever flushes and whatever a peer does.
 
-use std::io::{Read as _, Write as _};
+use std::io::Read as _;
 use std::net::{TcpListener as Listener, TcpStream as Peer};
 use std::sync::atomic::AtomicBool;
 use std::task::Wake;
@@ -315,12 +315,14 @@ proptest! {
 }
 
 #[test]
-fn the_peer_s_own_words_do_not_matter() {
+fn what_takes_long_is_preceded_by_what_waits() {
     let worker = Worker::new();
     let (mut socket, mut peer) = worker.pair();
-    peer.write_all(b"hello").unwrap();
-    sent(worker.send(&mut socket, b"hi", Waker::noop()), b"hi");
-    flush();
-    assert_eq!(hear(&mut peer, 2), b"hi");
-    assert!(matches!(worker.settle(&mut socket), Ok(true)));
+    sent(worker.send(&mut socket, b"one", Waker::noop()), b"one");
+    worker.0.block_on(before_each(async { assert_eq!(hear(&mut peer, 3), b"one") }));
+    let (mut other, _far) = worker.pair();
+    let long = [0; SHORT + 1];
+    sent(worker.send(&mut socket, b"two", Waker::noop()), b"two");
+    sent(worker.send(&mut other, &long, Waker::noop()), &long);
+    assert_eq!(hear(&mut peer, 3), b"two", "before many bytes for another");
 }
