@@ -287,6 +287,21 @@ fn fail_over(reached: Reached, form: Form, continuity: &str, writes: &str, reuse
     // Its answer stays on the way.
     rig.cutter.let_go_into(Way::ToMoor, 0, Then::Hold);
     rig.cutter.wait_sprung();
+    let told = falls(&pair, &rig, &mut raw, reached, reuse);
+    // What the id alone would say, and it is not always the truth.
+    let alone = try_psql(pair.b, &format!("select pg_xact_status('{xid}')")).unwrap_or_default();
+    let expected = match (reached, reuse) {
+        (Reached::Commit, _) | (Reached::Nothing, true) => "committed",
+        (Reached::Mark, _) => "aborted",
+        (Reached::Nothing, false) => "",
+    };
+    assert_eq!(alone, expected, "{reached:?}");
+    (told, psql(pair.b, "select count(*) from t where id = 7"))
+}
+
+/// The first primary is gone with the COMMIT's answer still on the way, and the second takes over. `reuse`: it has given out the
+/// same ids again before pgmoor can ask it. What the client is told; its session goes on.
+fn falls(pair: &Pair, rig: &Rig, raw: &mut Raw, reached: Reached, reuse: bool) -> String {
     if reached == Reached::Commit {
         pair.caught_up();
     }
@@ -303,17 +318,8 @@ fn fail_over(reached: Reached, form: Form, continuity: &str, writes: &str, reuse
         rig.moor.signal("CONT");
     }
     let reply = raw.reply();
-    let told = told(&reply).to_owned();
     assert_eq!(raw.run("select 'on'").one(), "on", "the session lives");
-    // What the id alone would say, and it is not always the truth.
-    let alone = try_psql(pair.b, &format!("select pg_xact_status('{xid}')")).unwrap_or_default();
-    let expected = match (reached, reuse) {
-        (Reached::Commit, _) | (Reached::Nothing, true) => "committed",
-        (Reached::Mark, _) => "aborted",
-        (Reached::Nothing, false) => "",
-    };
-    assert_eq!(alone, expected, "{reached:?}");
-    (told, psql(pair.b, "select count(*) from t where id = 7"))
+    told(&reply).to_owned()
 }
 
 const ROW: &str = "insert into t values (7)";

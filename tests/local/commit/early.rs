@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 
 use super::cutter::{Cutter, Then, Way};
-use super::{Form, NO_REPLAY, REPLAY, ROW, Reached, Rig, TABLE, begin, check, row, told, walsenders};
+use super::{Form, NO_REPLAY, REPLAY, ROW, Reached, Rig, TABLE, begin, check, falls, row, told, walsenders};
 use crate::pair::{Moor, Pair, Plan, kill, psql, shared};
 use crate::raw::{Raw, bind, execute, parse, query, sync, unit};
 
@@ -377,24 +377,7 @@ fn fail_over(reached: Reached, continuity: &str, writes: &[&str], reuse: bool) -
     raw.put(&query("commit"));
     rig.cutter.wait_sprung();
     assert_eq!(asked(&rig.cutter), 0, "the COMMIT went at once");
-    if reached == Reached::Commit {
-        pair.caught_up();
-    }
-    if reuse {
-        rig.moor.signal("STOP");
-    }
-    pair.kill9();
-    rig.cutter.cut();
-    pair.promote();
-    if reuse {
-        for _ in 0..20 {
-            psql(pair.b, "create table if not exists other (id int); insert into other values (1)");
-        }
-        rig.moor.signal("CONT");
-    }
-    let reply = raw.reply();
-    let told = told(&reply).to_owned();
-    assert_eq!(raw.run("select 'on'").one(), "on", "the session lives");
+    let told = falls(&pair, &rig, &mut raw, reached, reuse);
     (told, psql(pair.b, "select count(*) from t where id = 7"))
 }
 
@@ -417,8 +400,8 @@ fn a_subtransaction_that_was_rolled_back_has_told_of_its_transaction() {
 }
 
 #[test]
-fn the_pairs_of_others_are_asked_too() {
-    // With a backend that many share: the mark is its session's alone.
+fn sessions_that_share_backends_commit_what_they_wrote() {
+    // What one of them was told of its transaction is not another's.
     let pair = shared();
     psql(pair.a, "create table if not exists early (id int)");
     let moor = pair.moor();
