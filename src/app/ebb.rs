@@ -52,17 +52,24 @@ struct Tide {
     /// At most, since memory was given back.
     most: usize,
     now: usize,
+    /// Memory was given back while some were leaving: those who stayed a little longer held on to pages of the others'.
+    early: bool,
+    /// Some left in the last round.
+    leaving: bool,
 }
 
 impl Tide {
-    /// So many are there. Whether enough have left, a quarter at least, and no more are just leaving.
+    /// So many are there. Whether enough have left, a quarter at least, and no more are just leaving; or those few have left now
+    /// that were leaving still when memory was given back.
     const fn is_out(&mut self, sessions: usize) -> bool {
         let leaving = self.now.saturating_sub(sessions);
+        self.leaving = leaving > 0;
         self.now = sessions;
         if sessions > self.most {
             self.most = sessions;
         }
-        self.gone() >= WORTH && self.gone() >= self.most / 4 && leaving < STREAM
+        let many = self.gone() >= WORTH && self.gone() >= self.most / 4 && leaving < STREAM;
+        many || self.early && self.gone() > 0 && !self.leaving
     }
 
     const fn gone(&self) -> usize {
@@ -72,6 +79,7 @@ impl Tide {
     /// What they took was given back.
     const fn turns(&mut self) {
         self.most = self.now;
+        self.early = self.leaving;
     }
 }
 
@@ -100,6 +108,18 @@ mod tests {
         assert!(!tide.is_out(10) && !tide.is_out(10), "one fewer than it is worth");
         assert!(!tide.is_out(WORTH + 10));
         assert!(!tide.is_out(10) && tide.is_out(10));
+    }
+
+    #[test]
+    fn the_last_ones_of_a_wave_are_noticed_when_memory_was_given_back_before_they_left() {
+        let mut tide = Tide::default();
+        assert!(!tide.is_out(2_000) && !tide.is_out(200) && tide.is_out(180), "a machine that is busy: 20 in a round");
+        tide.turns();
+        assert!(!tide.is_out(180), "nobody left since");
+        assert!(!tide.is_out(0), "more may leave");
+        assert!(tide.is_out(0));
+        tide.turns();
+        assert!(!tide.is_out(100) && !tide.is_out(0) && !tide.is_out(0), "of no wave");
     }
 
     #[test]
