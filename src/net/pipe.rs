@@ -27,6 +27,9 @@ pub const BUFFER: usize = 16 * 1024;
 /// Bytes of the buffer while so many come that the usual one is filled at once: fewer turns for the same bytes.
 pub const LARGE: usize = 64 * 1024;
 
+/// Bytes that are to wait move to a buffer of their own size, if they are no more than these.
+const FEW: usize = 1024;
+
 /// What is left of a frame is moved to the front of a buffer, to be read on from there, if it is no more than this.
 const SHORT: usize = BUFFER / 2;
 
@@ -144,7 +147,7 @@ impl Pipe {
 
     /// Reads what is there, at most what fits. `Ready(0)` is the end of the stream; `Pending` also when there is no room.
     pub fn poll_fill<S: Source>(&mut self, cx: &mut Context<'_>, stream: &mut S) -> Poll<io::Result<usize>> {
-        if self.buf.is_empty() && stream.poll_readable(cx).is_pending() {
+        if (self.buf.is_empty() || self.is_stowed()) && stream.poll_readable(cx).is_pending() {
             return Poll::Pending; // not worth a buffer
         }
         self.make_room();
@@ -171,7 +174,22 @@ impl Pipe {
 
     /// Whether a fill could take bytes.
     pub fn has_room(&self) -> bool {
-        self.end < self.buf.len() || self.buf.is_empty() || (self.is_drained() && self.start > 0)
+        self.end < self.buf.len() || self.buf.is_empty() || (self.is_drained() && (self.start > 0 || self.is_stowed()))
+    }
+
+    /// What is here waits for something else than its sink. A few bytes do so in a buffer of their own size: those that are lent
+    /// go round quickly among all sessions of a thread, and stay in its cache.
+    pub fn stow(&mut self) {
+        let count = self.end - self.start;
+        if (1..=FEW).contains(&count) && !self.is_stowed() {
+            self.buf = Lent::just(&self.buf[self.start..self.end]);
+            self.passed -= self.start;
+            (self.start, self.end) = (0, count);
+        }
+    }
+
+    fn is_stowed(&self) -> bool {
+        (1..BUFFER).contains(&self.buf.len())
     }
 
     /// Sees to it that there is room, if there can be any: what waits to be written stays where it is.

@@ -288,6 +288,7 @@ impl Life {
                 Command::StopJoin => (self.joining, self.line) = (None, None),
                 Command::Hold => match Arc::clone(&self.shared.held).try_acquire_owned() {
                     Ok(permit) => {
+                        self.relay.stow();
                         self.held = Some(Box::new(Held { _permit: permit, _gauge: self.shared.metrics.hold() }));
                     }
                     Err(_) => self.decide(Input::HoldRefused),

@@ -451,6 +451,11 @@ impl Relay {
         }
     }
 
+    /// What the client has sent waits for a backend.
+    pub(super) fn stow(&mut self) {
+        self.up.stow();
+    }
+
     /// Answers the request that waits at the front with an error, and ends its unit with `status`. `false`: none waits.
     pub(super) fn refuse(&mut self, complaint: &Complaint, status: TxStatus) -> bool {
         let Some((tag, _)) = self.up.peek() else { return false };

@@ -58,6 +58,11 @@ impl Lent {
         Self(spare.ok().flatten().unwrap_or_else(|| vec![0; size.bytes()]))
     }
 
+    /// One for these bytes alone, which is not lent again.
+    pub(super) fn just(bytes: &[u8]) -> Self {
+        Self(bytes.to_vec())
+    }
+
     /// Makes it larger: one that was grown is not lent again.
     pub(super) fn grow(&mut self, to: usize) {
         self.0.resize(to, 0);

@@ -110,6 +110,32 @@ fn without_bytes_there_is_no_buffer() {
 }
 
 #[test]
+fn a_few_bytes_that_wait_have_a_buffer_of_their_own_size() {
+    let mut cx = Context::from_waker(Waker::noop());
+    let mut pipe = filled(b"Z\0\0\0\x05IZ\0\0");
+    pipe.skip(6);
+    pipe.stow();
+    assert_eq!((pipe.buf.len(), pipe.front(3), lent::spare(Size::Usual)), (3, &b"Z\0\0"[..], 1));
+    assert!(pipe.has_room());
+    let mut silent = Pieces { left: b"", pieces: VecDeque::from([0]) };
+    assert!(pipe.poll_fill(&mut cx, &mut silent).is_pending());
+    let mut more = Pieces { left: b"\0\x05T", pieces: VecDeque::new() };
+    assert!(matches!(pipe.poll_fill(&mut cx, &mut more), Poll::Ready(Ok(3))));
+    assert!(matches!(pipe.step(), Ok(Step::Frame { tag: b'Z', body: b"T" })));
+    pipe.stow();
+    pipe.inject(b"N\0\0\0\x04");
+    pipe.pass(6);
+    assert_eq!(drained(&mut pipe), b"N\0\0\0\x04Z\0\0\0\x05T");
+    assert!(pipe.buf.is_empty() && pipe.is_empty());
+
+    let many = filled(&[b'x'; FEW + 1]);
+    let (mut empty, mut many) = (Pipe::new(&ALL, 1 << 20), many);
+    empty.stow();
+    many.stow();
+    assert_eq!((empty.buf.len(), many.buf.len()), (0, BUFFER), "nothing, and too much to be copied");
+}
+
+#[test]
 fn a_thread_keeps_few_spare_buffers() {
     let many: Vec<_> = (0..100).map(|_| filled(b"Z\0\0\0\x05I")).collect();
     assert_eq!(lent::spare(Size::Usual), 0);
@@ -223,6 +249,7 @@ enum Act {
     Drain(Vec<usize>),
     CutSource,
     CutSink,
+    Stow,
 }
 
 fn acts() -> impl Strategy<Value = Vec<Act>> {
@@ -236,6 +263,7 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         6 => prop::collection::vec(piece(), 0..3).prop_map(Act::Drain),
         1 => Just(Act::CutSource),
         1 => Just(Act::CutSink),
+        2 => Just(Act::Stow),
     ];
     prop::collection::vec(act, 0..60)
 }
@@ -375,6 +403,11 @@ proptest! {
                 Act::CutSink => {
                     pipe.cut_sink();
                     plain.passed.clear();
+                }
+                Act::Stow => {
+                    let room = pipe.has_room();
+                    pipe.stow();
+                    prop_assert!(pipe.has_room() || !room || !pipe.is_drained());
                 }
             }
             plain.compare(&pipe, &sink);

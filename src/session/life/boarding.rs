@@ -37,6 +37,7 @@ impl Life {
             Answer::Now(grant) => self.granted(address, pod, grant),
             Answer::Later(turn) => {
                 self.queued = true;
+                self.relay.stow();
                 self.line = Some(Box::new(Line { turn, pod, address }));
             }
             Answer::Closed => self.not_granted(&pod),
