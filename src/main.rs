@@ -40,10 +40,17 @@ fn with_config(path: PathBuf, then: impl FnOnce(PathBuf, Config) -> ExitCode) ->
 
 fn run(path: PathBuf, config: Config) -> ExitCode {
     let set_level = start_log(&config.log);
-    let mut builder = runtime::Builder::new_multi_thread();
-    if config.limits.workers > 0 {
-        builder.worker_threads(config.limits.workers);
-    }
+    let mut builder = match config.limits.workers {
+        // A worker by itself shares nothing: its scheduler needs no atomic operations, and nobody to steal from.
+        1 => runtime::Builder::new_current_thread(),
+        workers => {
+            let mut builder = runtime::Builder::new_multi_thread();
+            if workers > 0 {
+                builder.worker_threads(workers);
+            }
+            builder
+        }
+    };
     if config.limits.io_uring {
         builder.on_thread_park(outbox::before_sleep);
     }

@@ -15,8 +15,9 @@ fn rings(moor: &Moor) -> usize {
 #[test]
 fn sends_leave_by_io_uring_where_it_is_wanted_and_to_be_had() {
     let pair = shared();
-    for wanted in [true, false] {
-        let plan = Plan { limits: format!("io_uring = {wanted}"), pool: "size = 3".to_owned(), ..pair.plan() };
+    for (wanted, workers) in [(true, 1), (true, 2), (false, 1), (false, 2)] {
+        let limits = format!("io_uring = {wanted}\nworkers = {workers}");
+        let plan = Plan { limits, pool: "size = 3".to_owned(), ..pair.plan() };
         let moor = Moor::start(&plan);
         let mut raws: Vec<Raw> = (0..8).map(|_| Raw::login(moor.rw())).collect();
         // All ask at once, short and long, so that several are answered in one turn.
@@ -30,6 +31,6 @@ fn sends_leave_by_io_uring_where_it_is_wanted_and_to_be_had() {
                 assert_eq!(raw.reply().one(), who.to_string().repeat(length), "turn {turn}");
             }
         }
-        assert_eq!(rings(&moor) > 0, wanted && outbox::probe().is_ok(), "wanted: {wanted}");
+        assert_eq!(rings(&moor) > 0, wanted && outbox::probe().is_ok(), "wanted: {wanted}, {workers}");
     }
 }
