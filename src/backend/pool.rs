@@ -5,16 +5,17 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use dashmap::DashMap;
 use parking_lot::{Mutex, RwLock};
-use tokio::io::{AsyncRead as _, ReadBuf};
+use tokio::io::{AsyncRead as _, Interest, ReadBuf};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -204,6 +205,8 @@ pub struct Turn {
     pool: Arc<Pool>,
     ticket: u64,
     grant: oneshot::Receiver<Grant>,
+    /// It is over, one way or the other.
+    over: bool,
 }
 
 /// What one pool has now.
@@ -353,7 +356,7 @@ impl Pool {
                 let (sender, grant) = oneshot::channel();
                 let ticket = inner.shelf.wait(sender);
                 drop(inner);
-                let turn = Turn { pool: Arc::clone(self), ticket, grant };
+                let turn = Turn { pool: Arc::clone(self), ticket, grant, over: false };
                 if full {
                     self.starve();
                 }
@@ -447,27 +450,30 @@ impl Pool {
         }
     }
 
-    fn park(self: &Arc<Self>, parked: Box<Parked>) {
-        let mut grant = Grant::Backend(parked, Slot::lend(self));
+    /// What a slot stood for is given back: to the first in line, or to the shelf.
+    fn park(mut self: Arc<Self>, mut parked: Box<Parked>) {
         loop {
             let mut inner = self.inner.lock();
             if inner.closed {
-                return; // the grant's end frees the slot, after the lock
+                break;
             }
             let Some(sender) = inner.shelf.next() else {
-                if let Grant::Backend(parked, slot) = grant {
-                    inner.shelf.keep(parked, self.shared.round.load(Ordering::Relaxed));
-                    drop(inner);
-                    slot.forget();
-                }
+                inner.shelf.keep(parked, self.shared.round.load(Ordering::Relaxed));
+                drop(inner);
+                self.pod.lent.fetch_sub(1, Ordering::Relaxed);
                 return;
             };
             drop(inner);
-            match sender.send(grant) {
-                Ok(()) => return,
-                Err(back) => grant = back, // it has left the line
-            }
+            let Err(Grant::Backend(back, mut slot)) = sender.send(Grant::Backend(parked, Slot { pool: Some(self) }))
+            else {
+                return;
+            };
+            // It has left the line.
+            let Some(pool) = slot.pool.take() else { return };
+            (parked, self) = (back, pool);
         }
+        drop(parked); // before another is opened
+        drop(Slot { pool: Some(self) });
     }
 }
 
@@ -506,21 +512,9 @@ impl Slot {
 
     /// Gives a backend back, in a state that is known: to the first in line, or to the shelf.
     pub fn park(mut self, parked: Box<Parked>) {
-        let Some(pool) = self.pool.take() else { return };
-        pool.pod.lent.fetch_sub(1, Ordering::Relaxed);
-        if pool.pod.hungry.load(Ordering::Relaxed) > 0 {
-            // Another pool of this pod is owed room.
-            drop(parked);
-            pool.freed();
-        } else {
-            pool.park(parked);
-        }
-    }
-
-    /// Its backend is idle, and stays open without it.
-    fn forget(mut self) {
-        if let Some(pool) = self.pool.take() {
-            pool.pod.lent.fetch_sub(1, Ordering::Relaxed);
+        match self.pool.take_if(|pool| pool.pod.hungry.load(Ordering::Relaxed) == 0) {
+            Some(pool) => pool.park(parked),
+            None => drop(parked), // another pool of this pod is owed room: the slot's end gives it
         }
     }
 }
@@ -537,12 +531,13 @@ impl Drop for Slot {
 impl Parked {
     /// The server has not ended it. Costs no system call, unless something came.
     fn is_alive(&mut self) -> bool {
-        let mut cx = Context::from_waker(Waker::noop());
+        // Nobody is to be woken: a look at what is known takes no lock, and leaves no waker behind that the next has to replace.
         if let Some(socket) = self.stream.socket()
-            && socket.poll_read_ready(&mut cx).is_pending()
+            && socket.try_io(Interest::READABLE, || Ok(())).is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
         {
             return true;
         }
+        let mut cx = Context::from_waker(Waker::noop());
         // What an idle server says by itself is that it ends, or that settings were reloaded: not worth the reading.
         let mut byte = [0_u8; 1];
         Pin::new(&mut self.stream).poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_pending()
@@ -553,12 +548,17 @@ impl Future for Turn {
     type Output = Option<Grant>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.grant).poll(cx).map(Result::ok)
+        let grant = ready!(Pin::new(&mut self.grant).poll(cx));
+        self.over = true;
+        Poll::Ready(grant.ok())
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
+        if self.over {
+            return;
+        }
         self.pool.inner.lock().shelf.leave(self.ticket);
         self.grant.close();
         if let Ok(Grant::Backend(parked, slot)) = self.grant.try_recv() {
