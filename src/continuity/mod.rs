@@ -307,12 +307,17 @@ impl Continuity {
     }
 
     fn joined(&mut self, now: Instant, world: World<'_>) {
-        let Stage::Joining { pod, wait } = &self.stage else { return };
-        let (pod, held) = (pod.clone(), wait.held);
-        if held {
-            self.commands.push_back(Command::Release);
+        match std::mem::replace(&mut self.stage, Stage::Loose) {
+            Stage::Joining { pod, wait } => {
+                if wait.held {
+                    self.commands.push_back(Command::Release);
+                }
+                self.stand(now, pod, world); // the world may have moved while we joined
+            }
+            other @ (Stage::Loose | Stage::Holding(_) | Stage::Attached { .. } | Stage::Leaving { .. }) => {
+                self.stage = other;
+            }
         }
-        self.stand(now, pod, world); // the world may have moved while we joined
     }
 
     fn join_failed(&mut self, now: Instant) {

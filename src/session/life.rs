@@ -77,9 +77,9 @@ pub(super) struct Life {
     held: Option<Box<Held>>,
     greeted: bool,
     draining: bool,
-    /// The pod it has a backend on.
-    berth: Option<PodId>,
-    /// The pod it had one on last.
+    /// It has a backend.
+    moored: bool,
+    /// The pod it has that on, or had one on last.
     last: Option<PodId>,
     /// The pins it has, as counted.
     pins: Pins,
@@ -185,7 +185,7 @@ impl Life {
             held: None,
             greeted: false,
             draining: false,
-            berth: None,
+            moored: false,
             last: None,
             pins: Pins::default(),
             reason: "startup",
@@ -254,6 +254,11 @@ impl Life {
                 return Poll::Ready(Next::End(end));
             }
         }
+    }
+
+    /// The pod it has a backend on.
+    fn berth(&self) -> Option<&PodId> {
+        self.last.as_ref().filter(|_| self.moored)
     }
 
     /// Puts an input to the machine, with the world as it is now.
@@ -373,7 +378,7 @@ impl Life {
         }
         if self.relay.take_read_only_hit()
             && *self.machine.need() == Need::Write
-            && let Some(pod) = &self.berth
+            && let Some(pod) = self.berth()
         {
             (self.realm.doubt)(pod, Suspicion::ReadOnly);
         }
@@ -426,7 +431,7 @@ impl Life {
     fn heed_phase(&mut self) -> Option<End> {
         let ends = match self.shared.shutdown.phase() {
             Phase::Serving => false,
-            Phase::Draining => !std::mem::replace(&mut self.draining, true) && self.berth.is_none(),
+            Phase::Draining => !std::mem::replace(&mut self.draining, true) && !self.moored,
             Phase::Stopped => true,
         };
         ends.then(|| End::Said(Complaint::new(Code::ShuttingDown)))
@@ -523,7 +528,7 @@ impl Life {
             self.call_off();
         }
         count_pins(&self.shared.metrics, self.pins, Pins::default());
-        if self.relay.is_idle() && self.berth.is_some() {
+        if self.relay.is_idle() && self.moored {
             self.give_back();
         }
         self.place.moor(None);

@@ -138,8 +138,10 @@ impl Life {
     /// It has this backend now.
     fn moor(&mut self, berth: &Arc<Berth>, slot: Slot) {
         self.slot = Some(slot);
-        self.berth = Some(berth.target.pod.clone());
-        self.last.clone_from(&self.berth);
+        self.moored = true;
+        if self.last.as_ref() != Some(&berth.target.pod) {
+            self.last = Some(berth.target.pod.clone());
+        }
         self.place.moor(Some(Arc::clone(berth)));
     }
 
@@ -206,7 +208,7 @@ impl Life {
         let parked = self.relay.give_back();
         // A cancel request that is on its way would hit somebody else.
         let parked = parked.filter(|backend| backend.papers.berth.cancels() == 0);
-        self.berth = None;
+        self.moored = false;
         if let (Some(slot), Some(backend)) = (slot, parked) {
             slot.park(backend);
         }

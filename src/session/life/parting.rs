@@ -47,7 +47,7 @@ impl Life {
 
     /// It has a backend, and nothing that ties it to it.
     fn is_free(&self) -> bool {
-        self.berth.is_some() && self.relay.state.pins().is_empty()
+        self.moored && self.relay.state.pins().is_empty()
     }
 
     /// An idle boundary: the backend is for whoever is next.
@@ -87,7 +87,7 @@ impl Life {
         if let Stage::Leaving { why, .. } = self.machine.stage() {
             self.reason = why.as_str();
         }
-        self.berth = None;
+        self.moored = false;
         self.place.moor(None);
         if let Some(stream) = self.relay.detach() {
             take_leave(stream).await;
@@ -100,7 +100,7 @@ impl Life {
 
     /// The backend ended by itself.
     pub(super) fn lost(&mut self, suspicion: Suspicion) -> Option<End> {
-        if let Some(pod) = &self.berth {
+        if let Some(pod) = self.berth() {
             (self.realm.doubt)(pod, suspicion);
         }
         let end = self.part(suspicion.as_str());
@@ -114,7 +114,8 @@ impl Life {
     /// Parts from a backend that is gone or forbidden: what was in flight is run again elsewhere or answered, or the session
     /// ends.
     pub(super) fn part(&mut self, reason: &'static str) -> Option<End> {
-        let pod = self.berth.take()?;
+        let pod = self.berth().cloned()?;
+        self.moored = false;
         let depth = self.relay.pipeline.depth();
         if depth > 0 && reason == DRAINED {
             self.call_off();
@@ -179,7 +180,7 @@ impl Life {
         self.shared.metrics.replayed(if why == "mismatch" { "mismatch" } else { "gave_up" }, why);
         self.replay_until = None;
         self.call_off();
-        self.berth = None;
+        self.moored = false;
         self.place.moor(None);
         (self.joining, self.line, self.slot) = (None, None, None);
         let fate = self.relay.fall_back();
