@@ -16,6 +16,7 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -255,10 +256,12 @@ fn counter(registry: &Arc<Registry>) -> Arc<dyn Fn() -> SessionCounts + Send + S
 /// Takes clients until the drain begins; each is given what holds when it comes.
 async fn clients(shared: watch::Receiver<Arc<Shared>>, listener: TcpListener, endpoint: Endpoint) {
     let shutdown = shared.borrow().shutdown.clone();
+    // One wait for all of them: a client that comes begins none.
+    let mut draining = pin!(shutdown.draining());
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = shutdown.draining() => return,
+            () = &mut draining => return,
         };
         match accepted {
             Ok((socket, peer)) => {
