@@ -34,7 +34,8 @@ pub(super) async fn watch(registry: Arc<Registry>, shutdown: ShutdownWatch) {
             _ = rounds.tick() => {}
             () = shutdown.draining() => return,
         }
-        let out = tide.is_out(registry.len());
+        let (sessions, most) = registry.tide();
+        let out = tide.is_out(sessions, most);
         if !out || last.is_some_and(|last| last.elapsed() < PAUSE) {
             continue;
         }
@@ -59,14 +60,14 @@ struct Tide {
 }
 
 impl Tide {
-    /// So many are there. Whether enough have left, a quarter at least, and no more are just leaving; or those few have left now
-    /// that were leaving still when memory was given back.
-    const fn is_out(&mut self, sessions: usize) -> bool {
-        let leaving = self.now.saturating_sub(sessions);
+    /// So many are there, and `most` of them were at once since the last round. Whether enough have left, a quarter at least, and
+    /// no more are just leaving; or those few have left now that were leaving still when memory was given back.
+    const fn is_out(&mut self, sessions: usize, most: usize) -> bool {
+        let leaving = most.saturating_sub(sessions);
         self.leaving = leaving > 0;
         self.now = sessions;
-        if sessions > self.most {
-            self.most = sessions;
+        if most > self.most {
+            self.most = most;
         }
         let many = self.gone() >= WORTH && self.gone() >= self.most / 4 && leaving < STREAM;
         many || self.early && self.gone() > 0 && !self.leaving
@@ -87,6 +88,12 @@ impl Tide {
 mod tests {
     use super::*;
 
+    /// A round in which nobody comes.
+    fn falls(tide: &mut Tide, sessions: usize) -> bool {
+        let before = tide.now;
+        tide.is_out(sessions, before.max(sessions))
+    }
+
     #[test]
     fn is_out_once_many_have_left_and_nobody_is_just_leaving() {
         let mut tide = Tide::default();
@@ -100,39 +107,51 @@ mod tests {
             (10, true),
         ];
         for (at, (sessions, out)) in rounds.into_iter().enumerate() {
-            assert_eq!(tide.is_out(sessions), out, "round {at}");
+            assert_eq!(falls(&mut tide, sessions), out, "round {at}");
         }
         tide.turns();
-        assert!(!tide.is_out(10));
-        assert!(!tide.is_out(WORTH + 9));
-        assert!(!tide.is_out(10) && !tide.is_out(10), "one fewer than it is worth");
-        assert!(!tide.is_out(WORTH + 10));
-        assert!(!tide.is_out(10) && tide.is_out(10));
+        assert!(!falls(&mut tide, 10));
+        assert!(!falls(&mut tide, WORTH + 9));
+        assert!(!falls(&mut tide, 10) && !falls(&mut tide, 10), "one fewer than it is worth");
+        assert!(!falls(&mut tide, WORTH + 10));
+        assert!(!falls(&mut tide, 10) && falls(&mut tide, 10));
     }
 
     #[test]
     fn the_last_ones_of_a_wave_are_noticed_when_memory_was_given_back_before_they_left() {
         let mut tide = Tide::default();
-        assert!(!tide.is_out(2_000) && !tide.is_out(200) && tide.is_out(180), "a machine that is busy: 20 in a round");
+        assert!(
+            !falls(&mut tide, 2_000) && !falls(&mut tide, 200) && falls(&mut tide, 180),
+            "a machine that is busy: 20 in a round"
+        );
         tide.turns();
-        assert!(!tide.is_out(180), "nobody left since");
-        assert!(!tide.is_out(0), "more may leave");
-        assert!(tide.is_out(0));
+        assert!(!falls(&mut tide, 180), "nobody left since");
+        assert!(!falls(&mut tide, 0), "more may leave");
+        assert!(falls(&mut tide, 0));
         tide.turns();
-        assert!(!tide.is_out(100) && !tide.is_out(0) && !tide.is_out(0), "of no wave");
+        assert!(!falls(&mut tide, 100) && !falls(&mut tide, 0) && !falls(&mut tide, 0), "of no wave");
+    }
+
+    #[test]
+    fn a_wave_between_two_rounds_is_noticed_in_the_next() {
+        let mut tide = Tide::default();
+        assert!(!tide.is_out(0, 2_000), "more may leave");
+        assert!(tide.is_out(0, 0));
+        tide.turns();
+        assert!(!tide.is_out(3, 40) && !tide.is_out(0, 3) && !tide.is_out(0, 0), "few that come and go");
     }
 
     #[test]
     fn a_few_of_very_many_are_not_worth_it() {
         let mut tide = Tide::default();
-        assert!(!tide.is_out(10_000) && !tide.is_out(7_600) && !tide.is_out(7_600));
-        assert!(!tide.is_out(7_500) && tide.is_out(7_500));
+        assert!(!falls(&mut tide, 10_000) && !falls(&mut tide, 7_600) && !falls(&mut tide, 7_600));
+        assert!(!falls(&mut tide, 7_500) && falls(&mut tide, 7_500));
     }
 
     #[test]
     fn those_who_leave_one_by_one_are_noticed_too() {
         let mut tide = Tide::default();
-        let left = (0..=1_000).rev().step_by(5).find(|sessions| tide.is_out(*sessions));
+        let left = (0..=1_000).rev().step_by(5).find(|sessions| falls(&mut tide, *sessions));
         assert_eq!(left, Some(740));
     }
 }

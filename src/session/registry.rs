@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use dashmap::DashMap;
 use parking_lot::Mutex;
@@ -19,6 +19,9 @@ use crate::wire::CancelKey;
 pub struct Registry {
     next: AtomicU64,
     by_process: DashMap<i32, Arc<Entry>>,
+    here: AtomicUsize,
+    /// As many as there were at once since that was asked last.
+    most: AtomicUsize,
 }
 
 /// One session.
@@ -85,6 +88,7 @@ impl Registry {
             if let dashmap::Entry::Vacant(free) = self.by_process.entry(process_id) {
                 let entry = Arc::new(Entry { id, process_id, secret, cluster: cluster.clone(), now: Mutex::new(now) });
                 free.insert(Arc::clone(&entry));
+                self.most.fetch_max(self.here.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
                 return Place { registry: Arc::clone(self), entry };
             }
         }
@@ -93,6 +97,12 @@ impl Registry {
     /// Sessions there are.
     pub fn len(&self) -> usize {
         self.by_process.len()
+    }
+
+    /// Sessions there are, and how many there were at once since this was asked last: a wave may come and go between two looks.
+    pub fn tide(&self) -> (usize, usize) {
+        let here = self.here.load(Ordering::Relaxed);
+        (here, self.most.swap(here, Ordering::Relaxed).max(here))
     }
 
     /// Whether there are none.
@@ -159,6 +169,7 @@ impl Drop for Place {
     fn drop(&mut self) {
         self.moor(None);
         self.registry.by_process.remove(&self.entry.process_id);
+        self.registry.here.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -191,6 +202,17 @@ mod tests {
         let key = place.key();
         drop(place);
         assert!(registry.berth(&key).is_none() && registry.is_empty());
+    }
+
+    #[test]
+    fn a_wave_that_nobody_looked_at_is_known() {
+        let registry = Arc::new(Registry::default());
+        let stays = registry.enter(&"orders".into(), false);
+        drop([(); 5].map(|()| registry.enter(&"orders".into(), false)));
+        assert_eq!(registry.tide(), (1, 6));
+        assert_eq!(registry.tide(), (1, 1));
+        drop(stays);
+        assert_eq!((registry.tide(), registry.tide()), ((0, 1), (0, 0)));
     }
 
     #[test]
