@@ -317,6 +317,7 @@ fn what_two_thousand_sessions_took_is_given_back() {
         let moor = Moor::start(&Plan { pool: "size = 4".to_owned(), ..pair.plan() });
         let come = async |count| {
             let crowd = log_in(&moor.dsn().parse::<Config>().unwrap(), count).await;
+            done(say(&crowd, |number| format!("SET app.kept = '{number:0>8000}'"))).await; // a setting of some size
             answered(ask(&crowd)).await;
             let most = moor.resident();
             crowd.into_iter().for_each(Member::hang_up);
