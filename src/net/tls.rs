@@ -104,7 +104,8 @@ impl TlsAcceptor {
     /// The client's fault, or its connection broke.
     pub async fn accept(&self, socket: TcpStream) -> Result<Stream, TlsError> {
         let handshake = tokio_rustls::TlsAcceptor::from(Arc::clone(&self.config)).accept(socket);
-        let tls = outbox::before_each(handshake).await.map_err(handshake_error)?;
+        // Boxed: it is large, and most of what waits here for a client never comes to it.
+        let tls = Box::pin(outbox::before_each(handshake)).await.map_err(handshake_error)?;
         Ok(Stream::TlsServer(Box::new(tls)))
     }
 }

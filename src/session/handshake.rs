@@ -11,10 +11,9 @@
 
 use std::sync::Arc;
 
-use bytes::BytesMut;
+use bytes::{Buf, BytesMut};
 use rand::Rng;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::{Instant, timeout_at};
 
 use crate::auth::{AuthError, Credentials, SCRAM_SHA_256, ServerFirst};
 use crate::backend::Identity;
@@ -28,16 +27,21 @@ use crate::wire::scan::{Interest, Scanner, Step};
 use crate::wire::startup::{self, Packet, Replication, Startup};
 use crate::wire::{CancelKey, HEADER_LEN, MAX_AUTH_FRAME, MAX_STARTUP_PACKET, frontend};
 
+use super::identities::Identities;
+use super::packets::Asked;
 use super::{Realm, Shared, answer};
 
 /// SSLRequest and GSSENCRequest together, before a startup packet has to come: libpq sends at most one of each.
 const REQUESTS: usize = 4;
 
+/// Bytes of what is said to a client before its session begins, mostly.
+const WELCOME: usize = 128;
+
 /// What a connection turned out to be.
 pub(super) enum Arrival {
     /// A request to cancel what this key's session runs. Its connection is to stay open until the request is delivered:
     /// the client takes its end for the sign that no later statement can be hit.
-    Cancel(CancelKey, Stream),
+    Cancel(CancelKey),
     /// A client, authenticated.
     Client(Client),
     /// Nothing: it went away.
@@ -58,143 +62,135 @@ pub(super) struct Client {
     pub(super) long_key: bool,
 }
 
-/// Why there is no session: to be said to the client, if it is still there.
-pub(super) struct Refusal {
-    pub(super) stream: Stream,
-    pub(super) complaint: Complaint,
+/// What a packet without a tag asks for.
+enum Request {
+    Tls,
+    Gss,
+    Cancel(CancelKey),
+    Session(Arc<Asked>),
 }
 
-/// What was read of a connection and not used.
-struct Reader {
-    stream: Stream,
+/// Whoever stands at the door.
+pub(super) struct Guest {
+    /// `None`: TLS is being agreed on, or it has a session, or is gone.
+    stream: Option<Stream>,
+    /// What was read and not used.
     unread: BytesMut,
-    /// When the login has to be finished.
-    deadline: Instant,
 }
 
-/// Leads one connection to its session. A client that keeps us waiting beyond `deadline` is told so; one that does not
-/// read either is the caller's to drop.
-pub(super) async fn shake(
-    shared: &Shared,
-    stream: Stream,
-    endpoint: Endpoint,
-    deadline: Instant,
-) -> Result<Arrival, Refusal> {
-    let mut reader = Reader { stream, unread: BytesMut::new(), deadline };
-    for _ in 0..REQUESTS {
-        match reader.packet().await {
-            Ok(None) => return Ok(Arrival::Gone),
-            Ok(Some(Packet::Ssl)) => match reader.secure(shared).await {
-                Ok(Some(secure)) => reader = secure,
-                Ok(None) => return Ok(Arrival::Gone),
-                Err(refusal) => return Err(refusal),
-            },
-            Ok(Some(Packet::GssEnc)) => {
-                if reader.stream.write_all(b"N").await.is_err() {
-                    return Ok(Arrival::Gone);
-                }
-            }
-            Ok(Some(Packet::Cancel(key))) => return Ok(Arrival::Cancel(key, reader.stream)),
-            Ok(Some(Packet::Startup(startup))) => return reader.admit(shared, startup, endpoint).await,
-            Err(complaint) => return Err(Refusal { stream: reader.stream, complaint }),
-        }
+impl Guest {
+    /// On a connection that was accepted.
+    pub(super) fn new(stream: Stream) -> Self {
+        Self { stream: Some(stream), unread: BytesMut::new() }
     }
-    let complaint = Complaint::with(Code::ProtocolViolation, "too many SSL and GSS requests before a startup packet");
-    Err(Refusal { stream: reader.stream, complaint })
-}
 
-impl Reader {
+    /// Leads it to its session. It has as long as it wants: that is the caller's to bound.
+    ///
+    /// # Errors
+    /// Why there is no session: to be said with [`Self::turn_away`].
+    pub(super) async fn shake(&mut self, shared: &Shared, endpoint: Endpoint) -> Result<Arrival, Complaint> {
+        for _ in 0..REQUESTS {
+            let stays = match self.request(&shared.identities).await? {
+                None => false,
+                Some(Request::Tls) => self.secure(shared).await?,
+                Some(Request::Gss) => self.send(b"N").await,
+                Some(Request::Cancel(key)) => return Ok(Arrival::Cancel(key)),
+                Some(Request::Session(asked)) => return self.admit(shared, &asked, endpoint).await,
+            };
+            if !stays {
+                return Ok(Arrival::Gone);
+            }
+        }
+        Err(Complaint::with(Code::ProtocolViolation, "too many SSL and GSS requests before a startup packet"))
+    }
+
     /// One packet without a tag; `None` when the client goes.
-    async fn packet(&mut self) -> Result<Option<Packet>, Complaint> {
+    async fn request(&mut self, identities: &Identities) -> Result<Option<Request>, Complaint> {
         loop {
+            if let Some(asked) = identities.recall(&self.unread) {
+                self.unread.advance(asked.len());
+                return Ok(Some(Request::Session(asked)));
+            }
             match startup::parse(&self.unread) {
                 Ok(Some((packet, count))) => {
-                    let _ = self.unread.split_to(count);
-                    return Ok(Some(packet));
+                    let request = match packet {
+                        Packet::Ssl => Request::Tls,
+                        Packet::GssEnc => Request::Gss,
+                        Packet::Cancel(key) => Request::Cancel(key),
+                        Packet::Startup(startup) => Request::Session(Asked::new(&self.unread[..count], startup)),
+                    };
+                    self.unread.advance(count);
+                    return Ok(Some(request));
                 }
                 Ok(None) => {}
-                Err(error) => return Err(Complaint::with(Code::ProtocolViolation, error.to_string())),
+                Err(error) => return Err(violation(error)),
             }
-            if self.unread.len() > MAX_STARTUP_PACKET || !self.more().await? {
+            if self.unread.len() > MAX_STARTUP_PACKET || !self.more().await {
                 return Ok(None);
             }
         }
     }
 
     /// Reads what is there. `false`: the connection ended.
-    async fn more(&mut self) -> Result<bool, Complaint> {
+    async fn more(&mut self) -> bool {
         self.unread.reserve(1024);
-        match timeout_at(self.deadline, self.stream.read_buf(&mut self.unread)).await {
-            Ok(read) => Ok(matches!(read, Ok(count) if count > 0)),
-            Err(_) => Err(Complaint::new(Code::StartupTimeout)),
-        }
+        let Some(stream) = &mut self.stream else { return false };
+        matches!(stream.read_buf(&mut self.unread).await, Ok(count) if count > 0)
     }
 
-    /// Answers an SSLRequest.
-    async fn secure(mut self, shared: &Shared) -> Result<Option<Self>, Refusal> {
-        let Some(acceptor) = &shared.acceptor else {
-            return Ok(self.stream.write_all(b"N").await.is_ok().then_some(self));
-        };
+    /// `false`: the connection ended.
+    async fn send(&mut self, message: &[u8]) -> bool {
+        let Some(stream) = &mut self.stream else { return false };
+        stream.write_all(message).await.is_ok() && stream.flush().await.is_ok()
+    }
+
+    /// Answers an SSLRequest. `false`: the connection ended.
+    async fn secure(&mut self, shared: &Shared) -> Result<bool, Complaint> {
+        let Some(acceptor) = &shared.acceptor else { return Ok(self.send(b"N").await) };
         if !self.unread.is_empty() {
             // Bytes sent in the clear before the handshake would count as the client's own (CVE-2021-23214).
-            let complaint = Complaint::with(Code::ProtocolViolation, "unencrypted data came after the SSLRequest");
-            return Err(Refusal { stream: self.stream, complaint });
+            return Err(violation("unencrypted data came after the SSLRequest"));
         }
-        match self.stream {
-            Stream::Plain(mut socket) => {
+        match self.stream.take() {
+            None => Ok(false),
+            Some(Stream::Plain(mut socket)) => {
                 if socket.write_all(b"S").await.is_err() {
-                    return Ok(None);
+                    return Ok(false);
                 }
                 match acceptor.accept(socket.into_tcp()).await {
-                    Ok(stream) => Ok(Some(Self { stream, unread: BytesMut::new(), deadline: self.deadline })),
-                    Err(error) => {
-                        tracing::info!(%error, "TLS handshake with a client failed");
-                        Ok(None)
-                    }
+                    Ok(stream) => self.stream = Some(stream),
+                    Err(error) => tracing::info!(%error, "TLS handshake with a client failed"),
                 }
+                Ok(self.stream.is_some())
             }
-            Stream::Memory(mut memory) => {
-                let sent = memory.write_all(b"N").await.is_ok();
-                Ok(sent.then_some(Self {
-                    stream: Stream::Memory(memory),
-                    unread: self.unread,
-                    deadline: self.deadline,
-                }))
+            Some(memory @ Stream::Memory(_)) => {
+                self.stream = Some(memory);
+                Ok(self.send(b"N").await)
             }
-            stream @ (Stream::TlsServer(_) | Stream::TlsClient(_)) => {
-                let complaint = Complaint::with(Code::ProtocolViolation, "an SSLRequest inside TLS");
-                Err(Refusal { stream, complaint })
+            Some(stream @ (Stream::TlsServer(_) | Stream::TlsClient(_))) => {
+                self.stream = Some(stream);
+                Err(violation("an SSLRequest inside TLS"))
             }
         }
     }
 
     /// Checks a startup packet and authenticates its user.
-    async fn admit(mut self, shared: &Shared, startup: Startup, endpoint: Endpoint) -> Result<Arrival, Refusal> {
-        let (realm, need) = match check(shared, &startup, endpoint, self.stream.is_tls()) {
-            Ok(admitted) => admitted,
-            Err(complaint) => return Err(Refusal { stream: self.stream, complaint }),
-        };
+    async fn admit(&mut self, shared: &Shared, asked: &Arc<Asked>, endpoint: Endpoint) -> Result<Arrival, Complaint> {
+        let startup = &asked.startup;
+        let encrypted = self.stream.as_ref().is_some_and(Stream::is_tls);
+        let (realm, need) = check(shared, startup, endpoint, encrypted)?;
         let (minor, negotiation) = startup::negotiate(startup.minor, &startup.extensions);
-        let mut message = BytesMut::new();
+        let mut welcome = BytesMut::with_capacity(WELCOME);
         if let Some(negotiation) = negotiation {
-            write::negotiate_protocol_version(&mut message, &negotiation);
+            write::negotiate_protocol_version(&mut welcome, &negotiation);
         }
-        let credentials = match self.authenticate(shared, &startup.user, &mut message).await {
-            Ok(Some(credentials)) => credentials,
-            Ok(None) => return Ok(Arrival::Gone),
-            Err(complaint) => return Err(Refusal { stream: self.stream, complaint }),
+        let Some(credentials) = self.authenticate(shared, &startup.user, &mut welcome).await? else {
+            return Ok(Arrival::Gone);
         };
-        let identity = shared.identities.of(startup, credentials);
-        let long_key = minor >= 2;
-        Ok(Arrival::Client(Client {
-            stream: self.stream,
-            welcome: message,
-            leftover: self.unread,
-            realm,
-            identity,
-            need,
-            long_key,
-        }))
+        let identity = shared.identities.of(asked, credentials);
+        let Some(stream) = self.stream.take() else { return Ok(Arrival::Gone) };
+        let (leftover, long_key) = (std::mem::take(&mut self.unread), minor >= 2);
+        Ok(Arrival::Client(Client { stream, welcome, leftover, realm, identity, need, long_key }))
     }
 
     /// Has the user proven, and leaves AuthenticationOk in `message`, to be said. `None` when the client goes.
@@ -206,7 +202,7 @@ impl Reader {
     ) -> Result<Option<Credentials>, Complaint> {
         let credentials = match shared.people.method() {
             AuthMethod::Trust => shared.people.credentials(user).unwrap_or_default(),
-            AuthMethod::Scram => match self.scram(shared, user, message).await? {
+            AuthMethod::Scram => match Box::pin(self.scram(shared, user, message)).await? {
                 Some(credentials) => credentials,
                 None => return Ok(None),
             },
@@ -223,25 +219,21 @@ impl Reader {
         message: &mut BytesMut,
     ) -> Result<Option<Credentials>, Complaint> {
         write::authentication_sasl(message, &[SCRAM_SHA_256]);
-        if !self.send(message).await {
+        if !self.send(&message.split()).await {
             return Ok(None);
         }
         let secret = shared.people.secret(user).await;
         let mut nonce = [0; 18];
         rand::rng().fill(&mut nonce);
         let Some(body) = self.answer().await? else { return Ok(None) };
-        let initial = SaslInitialResponse::read(&body)
-            .map_err(|error| Complaint::with(Code::ProtocolViolation, error.to_string()))?;
+        let initial = SaslInitialResponse::read(&body).map_err(violation)?;
         if initial.mechanism != SCRAM_SHA_256.as_bytes() {
-            return Err(Complaint::with(
-                Code::ProtocolViolation,
-                "the client chose a SASL mechanism that was not offered",
-            ));
+            return Err(violation("the client chose a SASL mechanism that was not offered"));
         }
         let (server_first, exchange) =
             ServerFirst::new(secret, nonce).handle(initial.data.unwrap_or_default()).map_err(refused)?;
         write::authentication_sasl_continue(message, server_first.as_bytes());
-        if !self.send(message).await {
+        if !self.send(&message.split()).await {
             return Ok(None);
         }
         let Some(body) = self.answer().await? else { return Ok(None) };
@@ -250,32 +242,36 @@ impl Reader {
         Ok(Some(shared.people.credentials(user).unwrap_or(Credentials::ScramKeys(keys))))
     }
 
-    async fn send(&mut self, message: &mut BytesMut) -> bool {
-        let sent = self.stream.write_all(message).await.is_ok() && self.stream.flush().await.is_ok();
-        message.clear();
-        sent
-    }
-
     /// The client's next answer ('p'): its body. `None` when it goes.
     async fn answer(&mut self) -> Result<Option<BytesMut>, Complaint> {
         let mut scanner = Scanner::new(&const { Interest::NONE.with(&[frontend::PASSWORD]) }, MAX_AUTH_FRAME);
         loop {
-            let violation = |what: String| Complaint::with(Code::ProtocolViolation, what);
-            match scanner.step(&self.unread, false).map_err(|error| violation(error.to_string()))? {
+            match scanner.step(&self.unread, false).map_err(violation)? {
                 Step::Frame { body, .. } => {
                     let length = body.len();
                     let mut frame = self.unread.split_to(HEADER_LEN + length);
                     return Ok(Some(frame.split_off(HEADER_LEN)));
                 }
                 Step::Pass(_) | Step::Head { .. } | Step::Part { .. } => {
-                    return Err(violation("expected an answer to the authentication request".to_owned()));
+                    return Err(violation("expected an answer to the authentication request"));
                 }
                 Step::Wait => {}
             }
-            if !self.more().await? {
+            if !self.more().await {
                 return Ok(None);
             }
         }
+    }
+
+    /// Says why there is no session, as the last word on this connection.
+    pub(super) async fn turn_away(self, complaint: Complaint) {
+        let Some(mut stream) = self.stream else { return };
+        let mut message = BytesMut::new();
+        answer::complain(&mut message, &complaint.fatal());
+        // The client may be gone already; nobody else is told.
+        let _ = stream.write_all(&message).await;
+        let _ = stream.flush().await;
+        let _ = stream.shutdown().await;
     }
 }
 
@@ -322,16 +318,10 @@ fn refused(error: AuthError) -> Complaint {
         | AuthError::Rejected(_)
         | AuthError::ServerNotProven
         | AuthError::NoAnswer { .. }
-        | AuthError::OtherSecret => Complaint::with(Code::ProtocolViolation, error.to_string()),
+        | AuthError::OtherSecret => violation(error),
     }
 }
 
-/// Says why there is no session, as the last word on this connection.
-pub(super) async fn turn_away(mut refusal: Refusal) {
-    let mut message = BytesMut::new();
-    answer::complain(&mut message, &refusal.complaint.fatal());
-    // The client may be gone already; nobody else is told.
-    let _ = refusal.stream.write_all(&message).await;
-    let _ = refusal.stream.flush().await;
-    let _ = refusal.stream.shutdown().await;
+fn violation(what: impl ToString) -> Complaint {
+    Complaint::with(Code::ProtocolViolation, what.to_string())
 }

@@ -13,6 +13,8 @@ use crate::backend::{Greetings, Identity};
 use crate::continuity::state::Origin;
 use crate::wire::startup::Startup;
 
+use super::packets::{Asked, Packets};
+
 /// The parameter that belongs to the session and not to its backend.
 const NAME: &str = "application_name";
 
@@ -25,6 +27,7 @@ const RECENT: usize = 256;
 pub struct Identities {
     hashing: RandomState,
     known: Mutex<Known>,
+    packets: Packets,
 }
 
 #[derive(Debug, Default)]
@@ -36,12 +39,26 @@ struct Known {
 }
 
 impl Identities {
-    /// The identity of a client that has logged in with `credentials`.
-    pub(super) fn of(&self, startup: Startup, credentials: Credentials) -> Arc<Identity> {
+    /// The packet at the front of `input`, if somebody was let in with the same lately.
+    pub(super) fn recall(&self, input: &[u8]) -> Option<Arc<Asked>> {
+        self.packets.recall(input)
+    }
+
+    /// The identity of a client that has asked for this and logged in with `credentials`.
+    pub(super) fn of(&self, asked: &Arc<Asked>, credentials: Credentials) -> Arc<Identity> {
+        if let Some(identity) = asked.from(&credentials) {
+            return identity;
+        }
+        let identity = self.find(&asked.startup, credentials);
+        self.packets.remember(asked, &identity);
+        identity
+    }
+
+    fn find(&self, startup: &Startup, credentials: Credentials) -> Arc<Identity> {
         let hash = self.hashing.hash_one((&startup.user, &startup.database, &startup.parameters));
         let mut known = self.known.lock();
         let found = known.by_hash.get(&hash).and_then(Weak::upgrade);
-        if let Some(identity) = found.filter(|identity| is_of(identity, &startup, &credentials)) {
+        if let Some(identity) = found.filter(|identity| is_of(identity, startup, &credentials)) {
             return identity;
         }
         let identity = Arc::new(identity(startup, credentials));
@@ -62,13 +79,13 @@ impl Known {
     }
 }
 
-fn identity(startup: Startup, credentials: Credentials) -> Identity {
-    let (names, flavour): (Vec<_>, Vec<_>) = startup.parameters.into_iter().partition(|(name, _)| name == NAME);
+fn identity(startup: &Startup, credentials: Credentials) -> Identity {
+    let flavour = startup.parameters.iter().filter(|(name, _)| *name != NAME);
     Identity {
-        user: startup.user.into(),
-        database: startup.database.into(),
-        flavour: Arc::new(flavour),
-        origin: Arc::new(Origin::called(names.first().map(|(_, name)| name.as_str()))),
+        user: startup.user.as_str().into(),
+        database: startup.database.as_str().into(),
+        flavour: Arc::new(flavour.map(|(name, value)| (name.clone(), value.clone())).collect()),
+        origin: Arc::new(Origin::called(startup.parameters.get(NAME).map(String::as_str))),
         credentials,
         greetings: Greetings::default(),
     }
@@ -90,8 +107,8 @@ mod tests {
     use crate::auth::Password;
     use crate::wire::startup::Replication;
 
-    fn startup(user: &str, parameters: &[(&str, &str)]) -> Startup {
-        Startup {
+    fn startup(user: &str, parameters: &[(&str, &str)]) -> Arc<Asked> {
+        let startup = Startup {
             minor: 0,
             user: user.to_owned(),
             database: "app".to_owned(),
@@ -99,7 +116,8 @@ mod tests {
             moor: Default::default(),
             replication: Replication::Off,
             extensions: Vec::new(),
-        }
+        };
+        Asked::new(format!("{user} {parameters:?}").as_bytes(), startup)
     }
 
     #[test]
@@ -107,27 +125,27 @@ mod tests {
         let identities = Identities::default();
         let password = Credentials::Password(Password::new("secret"));
         let named = [("application_name", "moor"), ("datestyle", "ISO")];
-        let one = identities.of(startup("a", &named), password.clone());
+        let one = identities.of(&startup("a", &named), password.clone());
         assert_eq!((one.origin.name(), one.flavour.len()), (Some("moor"), 1));
-        assert!(Arc::ptr_eq(&one, &identities.of(startup("a", &named), password.clone())));
+        assert!(Arc::ptr_eq(&one, &identities.of(&startup("a", &named), password.clone())));
         for (user, parameters) in [("b", &named[..]), ("a", &named[..1]), ("a", &named[1..]), ("a", &[])] {
-            assert!(!Arc::ptr_eq(&one, &identities.of(startup(user, parameters), password.clone())));
+            assert!(!Arc::ptr_eq(&one, &identities.of(&startup(user, parameters), password.clone())));
         }
         // Another password since a reload: those that come now log in with it.
         let renewed = Credentials::Password(Password::new("other"));
-        let other = identities.of(startup("a", &named), renewed.clone());
+        let other = identities.of(&startup("a", &named), renewed.clone());
         assert!(!Arc::ptr_eq(&one, &other));
-        assert!(Arc::ptr_eq(&other, &identities.of(startup("a", &named), renewed)));
+        assert!(Arc::ptr_eq(&other, &identities.of(&startup("a", &named), renewed)));
     }
 
     #[test]
     fn little_is_kept_of_those_who_left() {
         let identities = Identities::default();
-        let stays = identities.of(startup("stays", &[]), Credentials::None);
+        let stays = identities.of(&startup("stays", &[]), Credentials::None);
         for number in 0..10_000 {
-            identities.of(startup(&number.to_string(), &[]), Credentials::None);
+            identities.of(&startup(&number.to_string(), &[]), Credentials::None);
         }
         assert!(identities.known.lock().by_hash.len() <= 2 * RECENT);
-        assert!(Arc::ptr_eq(&stays, &identities.of(startup("stays", &[]), Credentials::None)));
+        assert!(Arc::ptr_eq(&stays, &identities.of(&startup("stays", &[]), Credentials::None)));
     }
 }

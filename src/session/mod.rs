@@ -9,6 +9,7 @@ mod handshake;
 pub mod identities;
 mod join;
 mod life;
+mod packets;
 pub mod people;
 pub mod registry;
 mod relay;
@@ -22,7 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout};
 use tracing::{debug, info};
 
 use crate::backend;
@@ -44,7 +45,7 @@ use crate::wire::CancelKey;
 use bell::Bell;
 use dice::Dice;
 use ear::Ears;
-use handshake::{Arrival, Client, Refusal};
+use handshake::{Arrival, Client, Guest};
 use identities::Identities;
 use life::Life;
 use people::People;
@@ -195,44 +196,32 @@ async fn arrive(
     peer: Option<SocketAddr>,
     endpoint: Endpoint,
 ) -> Option<Box<Life>> {
+    let mut guest = Guest::new(stream);
     shared.metrics.connected(endpoint);
     let Ok(half_open) = Arc::clone(&shared.half_open).try_acquire_owned() else {
-        shared.metrics.error(Code::TooManySessions);
         let complaint = Complaint::with(Code::TooManySessions, "too many connections have not logged in yet");
-        turn_away(Refusal { stream, complaint }).await;
+        Box::pin(turn_away(&shared, guest, peer, complaint)).await;
         return None;
     };
     let gauge = shared.metrics.session(endpoint, SessionState::Login);
-    let deadline = Instant::now() + shared.terms.login;
-    // What is not told of the deadline (a TLS handshake, a client that reads nothing) is dropped a little later.
-    let Ok(arrival) = timeout_at(deadline + LAST_WORD, handshake::shake(&shared, stream, endpoint, deadline)).await
-    else {
-        shared.metrics.error(Code::StartupTimeout);
-        debug!(?peer, "login not finished in time");
-        return None;
-    };
-    match arrival {
+    let arrival = timeout(shared.terms.login, guest.shake(&shared, endpoint)).await;
+    match arrival.unwrap_or_else(|_| Err(Complaint::new(Code::StartupTimeout))) {
         Ok(Arrival::Gone) => None,
-        Ok(Arrival::Cancel(key, _open)) => {
-            cancel(&shared, &key).await;
+        Ok(Arrival::Cancel(key)) => {
+            Box::pin(cancel(&shared, &key)).await;
             None
         }
         Ok(Arrival::Client(client)) => {
             drop(half_open);
             let Ok(place) = Arc::clone(&shared.places).try_acquire_owned() else {
-                shared.metrics.error(Code::TooManySessions);
-                turn_away(Refusal { stream: client.stream, complaint: Complaint::new(Code::TooManySessions) }).await;
+                let complaint = Complaint::new(Code::TooManySessions);
+                Box::pin(turn_away(&shared, Guest::new(client.stream), peer, complaint)).await;
                 return None;
             };
             Some(begin(shared, client, gauge, place))
         }
-        Err(refusal) => {
-            shared.metrics.error(refusal.complaint.code);
-            if refusal.complaint.code == Code::AuthFailed {
-                shared.metrics.auth_failed();
-            }
-            info!(?peer, complaint = %refusal.complaint, "client refused");
-            turn_away(refusal).await;
+        Err(complaint) => {
+            Box::pin(turn_away(&shared, guest, peer, complaint)).await;
             None
         }
     }
@@ -243,9 +232,14 @@ fn begin(shared: Arc<Shared>, client: Client, gauge: SessionGauge, permit: Owned
     Box::new(Life::new(shared, client, place, gauge, permit))
 }
 
-async fn turn_away(refusal: Refusal) {
+async fn turn_away(shared: &Shared, guest: Guest, peer: Option<SocketAddr>, complaint: Complaint) {
+    shared.metrics.error(complaint.code);
+    if complaint.code == Code::AuthFailed {
+        shared.metrics.auth_failed();
+    }
+    info!(?peer, %complaint, "client refused");
     // A client that does not read its last word is left.
-    let _ = timeout(LAST_WORD, handshake::turn_away(refusal)).await;
+    let _ = timeout(LAST_WORD, guest.turn_away(complaint)).await;
 }
 
 /// Forwards a cancel request to the backend its session holds now; a request that fits nobody is dropped, as PostgreSQL does.

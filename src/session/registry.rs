@@ -18,7 +18,9 @@ use crate::wire::CancelKey;
 #[derive(Debug, Default)]
 pub struct Registry {
     next: AtomicU64,
-    by_process: DashMap<i32, Arc<Entry>>,
+    /// Its keys fall by chance: nobody chooses them.
+    by_process: DashMap<i32, Arc<Entry>, foldhash::fast::RandomState>,
+    /// As many as there are.
     here: AtomicUsize,
     /// As many as there were at once since that was asked last.
     most: AtomicUsize,

@@ -31,7 +31,7 @@ impl Life {
 
     /// The end of the login: our own cancel key, and the first ReadyForQuery.
     pub(super) fn greet(&mut self) {
-        let mut message = BytesMut::new();
+        let mut message = BytesMut::with_capacity(2 * 128);
         write::backend_key_data(&mut message, &self.place.key());
         write::ready_for_query(&mut message, TxStatus::Idle);
         self.relay.say(&message);
