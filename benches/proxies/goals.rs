@@ -2,7 +2,7 @@
 
 use crate::book::{Book, Figure};
 use crate::report::BASE;
-use crate::target::Target;
+use crate::target::{FLOOR, Target};
 
 /// One row: what was measured, and whether it is where it should be.
 #[derive(Debug)]
@@ -67,10 +67,12 @@ impl Judge<'_> {
     fn cpu(&self, name: &str) -> Option<Goal> {
         let ratios = self.ratios(name, Figure::ProxyCpu)?;
         let met = ratios.iter().all(|(peer, ratio)| *ratio <= if *peer == BASE { AHEAD } else { 1.0 });
+        let floor = self.book.ratio(name, FLOOR, BASE, Figure::ProxyCpu);
+        let floor = floor.map_or_else(String::new, |ratio| format!(" (a {FLOOR}: {ratio:.2} x {BASE})"));
         Some(Goal {
             what: format!("CPU per transaction, {name}"),
             goal: format!("≤ {AHEAD} x {BASE}, above no peer"),
-            measured: said(&ratios),
+            measured: said(&ratios) + &floor,
             met,
         })
     }

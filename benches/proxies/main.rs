@@ -3,7 +3,7 @@
 //! ```text
 //!   options             what the environment asks for
 //!   programs · stage    what has to be there: other programs; PostgreSQL, its tables, its users
-//!   target              what is measured; pgmoor and proxies know how each is set up
+//!   target              what is measured; pgmoor and proxies know how each is set up; bare is the floor
 //!   workload            what is run: by pgbench, or by a client of our own, link: bulk, active, idle; calls
 //!   meter · process     who used how much CPU and memory
 //!   run · turn          rounds: every workload against every target, in turn; one of these; interrupt ends them
@@ -26,6 +26,7 @@ mod raw;
 mod trouble;
 
 mod active;
+mod bare;
 mod book;
 mod bulk;
 mod calls;
@@ -67,12 +68,19 @@ use workload::Workload;
 const SPARE: usize = 1500;
 
 fn main() -> ExitCode {
-    // `cargo test --benches` starts it too.
-    if !std::env::args().any(|argument| argument == "--bench") {
-        eprintln!("it measures for minutes: make bench, or cargo bench --bench proxies");
-        return ExitCode::SUCCESS;
-    }
-    match bench() {
+    let mut arguments = std::env::args().skip(1);
+    let outcome = match arguments.next() {
+        Some(word) if word == bare::WORD => bare::serve(arguments),
+        first => {
+            // `cargo test --benches` starts it too.
+            if !first.into_iter().chain(arguments).any(|argument| argument == "--bench") {
+                eprintln!("it measures for minutes: make bench, or cargo bench --bench proxies");
+                return ExitCode::SUCCESS;
+            }
+            bench()
+        }
+    };
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(trouble) => {
             eprintln!("bench: {trouble}");

@@ -5,6 +5,7 @@ use std::collections::btree_map::Entry;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs as _};
 use std::time::{Duration, Instant};
 
+use crate::bare;
 use crate::link::Link;
 use crate::options::{Options, Peer};
 use crate::pgmoor::{self, Moor};
@@ -13,6 +14,9 @@ use crate::programs::Programs;
 use crate::proxies;
 use crate::stage::Stage;
 use crate::trouble::{Result, Trouble, Trying as _};
+
+/// The name of the one that does least.
+pub(crate) const FLOOR: &str = "bare relay";
 
 const START_WITHIN: Duration = Duration::from_secs(20);
 
@@ -32,8 +36,10 @@ pub(crate) enum Kind {
     PgBouncer {
         processes: usize,
     },
-    /// Copies bytes: the practical floor of a relay in user space.
+    /// Copies bytes.
     Haproxy,
+    /// Copies bytes, and does nothing else: the floor of a relay in user space.
+    Bare,
     /// Somebody else started it.
     Given(Peer),
 }
@@ -49,6 +55,7 @@ pub(crate) enum Door {
 pub(crate) fn all(options: &Options, programs: &Programs) -> Vec<Target> {
     let target = |name: &str, kind| Target { name: name.to_owned(), kind };
     let mut all = vec![target("direct", Kind::Direct)];
+    all.push(target(FLOOR, Kind::Bare));
     if programs.haproxy.is_some() {
         all.push(target("haproxy", Kind::Haproxy));
     }
@@ -71,7 +78,7 @@ impl Target {
         match self.kind {
             Kind::PgBouncer { processes } => processes == 1,
             Kind::Haproxy | Kind::Given(_) => true,
-            Kind::Direct | Kind::Pgmoor(_) => false,
+            Kind::Direct | Kind::Bare | Kind::Pgmoor(_) => false,
         }
     }
 }
@@ -161,7 +168,7 @@ pub(crate) fn start(programs: &Programs, stage: &Stage, target: &Target, door: D
             let address = address.ok_or_else(|| Trouble::new(format!("{} is no address", peer.address)))?;
             return Ok(Running { address, processes: Vec::new(), pids: peer.pid.map(|pid| vec![pid]) });
         }
-        Kind::Pgmoor(_) | Kind::PgBouncer { .. } | Kind::Haproxy => free_address()?,
+        Kind::Pgmoor(_) | Kind::PgBouncer { .. } | Kind::Haproxy | Kind::Bare => free_address()?,
     };
     let folder = tempfile::Builder::new().prefix("proxy-").tempdir_in(stage.folder.path())?.keep();
     open_to_all(&folder)?;
@@ -169,6 +176,7 @@ pub(crate) fn start(programs: &Programs, stage: &Stage, target: &Target, door: D
         Kind::Pgmoor(moor) => vec![pgmoor::start(stage, *moor, door, address, &folder)?],
         Kind::PgBouncer { processes } => proxies::pgbouncer(programs, stage, *processes, door, address, &folder)?,
         Kind::Haproxy => vec![proxies::haproxy(programs, stage, address, &folder)?],
+        Kind::Bare => vec![bare::start(stage, address, &folder)?],
         Kind::Direct | Kind::Given(_) => Vec::new(),
     };
     Running::ours(address, processes).wait(door, || {

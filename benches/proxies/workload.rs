@@ -106,6 +106,7 @@ impl Workload {
         match &target.kind {
             Kind::Direct => !matches!(self.who, Who::Pools | Who::Proxies),
             Kind::Haproxy => self.who != Who::Pools,
+            Kind::Bare => self.is_plain(),
             // It is not fresh, so what idle clients cost it cannot be told.
             Kind::Given(_) if matches!(self.work, Work::Idle { .. }) => false,
             Kind::Given(peer) => !matches!(self.who, Who::Pools | Who::Proxies) || peer.pid.is_some(),
@@ -113,6 +114,14 @@ impl Workload {
             Kind::Pgmoor(moor) if !moor.carries => matches!(self.who, Who::All | Who::Plain),
             Kind::Pgmoor(moor) if !moor.gathers => second,
             Kind::Pgmoor(moor) => moor.workers == 1 || second,
+        }
+    }
+
+    /// Small queries, as fast as they go: what a relay's least is measured with.
+    fn is_plain(&self) -> bool {
+        match &self.work {
+            Work::Bench(load) => matches!(load.pace, Pace::Full) && load.script == Script::Select && !load.tls,
+            Work::Half(_) | Work::Bulk(_) | Work::Idle { .. } | Work::Active | Work::Calls(_) => false,
         }
     }
 
