@@ -218,6 +218,7 @@ fn a_thousand_half_open_connections_are_let_go_and_nobody_notices() {
         stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         let mut said = Vec::new();
         let _ = stream.read_to_end(&mut said);
+        assert!(said.windows(5).any(|code| code == b"08006"), "told of its deadline: {said:?}");
     }
     assert!(
         began.elapsed() > Duration::from_secs(4) && began.elapsed() < Duration::from_secs(20),

@@ -1,15 +1,21 @@
 //! TLS towards clients: off, prefer, require.
 
-use super::pair::{Moor, Pair, Plan, run_psql, shared};
+use std::time::{Duration, Instant};
+
+use super::pair::{Moor, Pair, Plan, run_psql, shared, until};
 use super::raw::{Raw, query, startup, with_length};
 
 fn with_tls(pair: &Pair, mode: &str, folder: &std::path::Path) -> Moor {
+    with_tls_and(pair, mode, folder, String::new())
+}
+
+fn with_tls_and(pair: &Pair, mode: &str, folder: &std::path::Path, limits: String) -> Moor {
     let certified = rcgen::generate_simple_self_signed(vec!["pgmoor.test".to_owned()]).unwrap();
     let (cert, key) = (folder.join("tls.crt"), folder.join("tls.key"));
     std::fs::write(&cert, certified.cert.pem()).unwrap();
     std::fs::write(&key, certified.signing_key.serialize_pem()).unwrap();
     let tls = format!("mode = \"{mode}\"\ncert = \"{}\"\nkey = \"{}\"", cert.display(), key.display());
-    Moor::start(&Plan { tls, ..pair.plan() })
+    Moor::start(&Plan { tls, limits, ..pair.plan() })
 }
 
 fn connect(moor: &Moor, sslmode: &str, more: &str) -> Result<String, String> {
@@ -54,6 +60,30 @@ fn preferred_tls_serves_both_and_can_be_verified() {
     raw.put(&[0x42; 500]);
     assert!(raw.closed());
     assert!(connect(&moor, "require", "").is_ok());
+}
+
+#[test]
+fn a_handshake_that_stops_halfway_ends_with_the_login_and_gives_its_place_back() {
+    let pair = shared();
+    let folder = tempfile::tempdir().unwrap();
+    let limits = "login_timeout = \"2s\"\nstartup_sessions = 2".to_owned();
+    let moor = with_tls_and(&pair, "prefer", folder.path(), limits);
+    // The first bytes of a ClientHello, and nothing more.
+    let began = Instant::now();
+    let mut halves = [(); 2].map(|()| {
+        let mut raw = Raw::open(moor.rw()).unwrap();
+        raw.put(&with_length(&80_877_103_u32.to_be_bytes()));
+        assert_eq!(raw.byte().unwrap(), b'S');
+        raw.put(&[0x16, 3, 1, 2, 0, 1, 0]);
+        raw
+    });
+    assert!(halves.iter_mut().all(Raw::closed));
+    let took = began.elapsed();
+    assert!(took >= Duration::from_millis(1900) && took < Duration::from_secs(15), "{took:?}");
+    assert!(connect(&moor, "require", "").unwrap().contains("TLSv1.3"));
+    until("both to be counted", || {
+        (moor.metric(r#"pgmoor_errors_total{code="startup_timeout"}"#) == 2.0).then_some(())
+    });
 }
 
 #[test]
