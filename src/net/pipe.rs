@@ -298,6 +298,12 @@ impl Pipe {
             }
             if self.buf.len() - self.end < count {
                 self.move_up();
+                if self.is_stowed() {
+                    // What has grown beyond a few bytes is no less than a usual buffer: there has to be room behind it.
+                    let mut other = Lent::new(Size::Usual);
+                    other[..self.end].copy_from_slice(&self.buf[..self.end]);
+                    self.buf = other;
+                }
                 self.buf.grow(self.buf.len().max(self.end + count));
             }
         }

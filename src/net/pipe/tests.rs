@@ -235,6 +235,21 @@ impl AsyncWrite for Drain {
     }
 }
 
+#[test]
+fn what_is_put_behind_a_few_bytes_that_wait_leaves_room_for_the_rest_of_a_frame() {
+    let frame = bytes_of(&[(b'Q', BUFFER - 8, 0)]);
+    let mut cx = Context::from_waker(Waker::noop());
+    let mut pipe = Pipe::new(&ALL, 1 << 20);
+    assert_eq!(pipe.fill(&frame[..1]), 1);
+    pipe.stow();
+    pipe.append(&frame[1..15_000]);
+    assert!(pipe.has_room());
+    let mut source = Pieces { left: &frame[15_000..], pieces: VecDeque::new() };
+    assert!(pipe.poll_fill(&mut cx, &mut source).is_ready());
+    assert_eq!(pipe.unseen(), frame.len());
+    assert!(matches!(pipe.step().unwrap(), Step::Frame { .. }));
+}
+
 /// What is done to a pipe.
 #[derive(Clone, Debug)]
 enum Act {
