@@ -237,7 +237,11 @@ async fn turn_away(shared: &Shared, guest: Guest, peer: Option<SocketAddr>, comp
     if complaint.code == Code::AuthFailed {
         shared.metrics.auth_failed();
     }
-    info!(?peer, %complaint, "client refused");
+    if complaint.code == Code::TooManySessions {
+        debug!(?peer, %complaint, "client refused"); // a flood of them is counted, not written down
+    } else {
+        info!(?peer, %complaint, "client refused");
+    }
     // A client that does not read its last word is left.
     let _ = timeout(LAST_WORD, guest.turn_away(complaint)).await;
 }
