@@ -34,15 +34,14 @@ pub(crate) fn serve(mut arguments: impl Iterator<Item = String>) -> Result<()> {
         text.parse().trying(|| format!("{what} {text:?}"))
     };
     let (listen, server) = (address("where to listen:")?, address("the server:")?);
-    let mut relay = Relay::new(listen, server)?;
+    let (mut relay, mut events) = (Relay::new(listen, server)?, Events::with_capacity(1024));
     loop {
-        relay.turn()?;
+        relay.turn(&mut events)?;
     }
 }
 
 struct Relay {
     poll: Poll,
-    events: Events,
     listener: TcpListener,
     server: SocketAddr,
     /// A client and its backend stand at 2n and 2n + 1, which are their tokens too.
@@ -55,18 +54,16 @@ impl Relay {
         let (poll, mut listener) = (Poll::new()?, TcpListener::bind(listen)?);
         poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
         let buffer = Box::new([0; BUFFER]);
-        Ok(Self { poll, events: Events::with_capacity(1024), listener, server, ends: Vec::new(), buffer })
+        Ok(Self { poll, listener, server, ends: Vec::new(), buffer })
     }
 
     /// Waits for something, and does all of it.
-    fn turn(&mut self) -> io::Result<()> {
-        match self.poll.poll(&mut self.events, None) {
+    fn turn(&mut self, events: &mut Events) -> io::Result<()> {
+        match self.poll.poll(events, None) {
             Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(()),
             polled => polled?,
         }
-        let tokens: Vec<Token> =
-            self.events.iter().filter(|event| event.is_readable()).map(|event| event.token()).collect();
-        for token in tokens {
+        for token in events.iter().filter(|event| event.is_readable()).map(|event| event.token()) {
             if token == LISTENER {
                 self.accept()?;
             } else if self.copy(token.0).is_err() {

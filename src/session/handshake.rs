@@ -21,7 +21,7 @@ use crate::config::{AuthMethod, Endpoint};
 use crate::error::{Code, Complaint};
 use crate::net::Stream;
 use crate::topology::routing::Need;
-use crate::wire::message::write::backend as write;
+use crate::wire::message::write::{ROOM, backend as write};
 use crate::wire::message::{SaslInitialResponse, SaslResponse};
 use crate::wire::scan::{Interest, Scanner, Step};
 use crate::wire::startup::{self, Packet, Replication, Startup};
@@ -33,9 +33,6 @@ use super::{Realm, Shared, answer};
 
 /// SSLRequest and GSSENCRequest together, before a startup packet has to come: libpq sends at most one of each.
 const REQUESTS: usize = 4;
-
-/// Bytes of what is said to a client before its session begins, mostly.
-const WELCOME: usize = 128;
 
 /// What a connection turned out to be.
 pub(super) enum Arrival {
@@ -180,7 +177,7 @@ impl Guest {
         let encrypted = self.stream.as_ref().is_some_and(Stream::is_tls);
         let (realm, need) = check(shared, startup, endpoint, encrypted)?;
         let (minor, negotiation) = startup::negotiate(startup.minor, &startup.extensions);
-        let mut welcome = BytesMut::with_capacity(WELCOME);
+        let mut welcome = BytesMut::with_capacity(ROOM);
         if let Some(negotiation) = negotiation {
             write::negotiate_protocol_version(&mut welcome, &negotiation);
         }
@@ -219,9 +216,10 @@ impl Guest {
         message: &mut BytesMut,
     ) -> Result<Option<Credentials>, Complaint> {
         write::authentication_sasl(message, &[SCRAM_SHA_256]);
-        if !self.send(&message.split()).await {
+        if !self.send(message).await {
             return Ok(None);
         }
+        message.clear();
         let secret = shared.people.secret(user).await;
         let mut nonce = [0; 18];
         rand::rng().fill(&mut nonce);
@@ -233,9 +231,10 @@ impl Guest {
         let (server_first, exchange) =
             ServerFirst::new(secret, nonce).handle(initial.data.unwrap_or_default()).map_err(refused)?;
         write::authentication_sasl_continue(message, server_first.as_bytes());
-        if !self.send(&message.split()).await {
+        if !self.send(message).await {
             return Ok(None);
         }
+        message.clear();
         let Some(body) = self.answer().await? else { return Ok(None) };
         let (server_final, keys) = exchange.handle(SaslResponse::read(&body).data).map_err(refused)?;
         write::authentication_sasl_final(message, server_final.as_bytes());

@@ -4,7 +4,7 @@ use bytes::BytesMut;
 
 use crate::continuity::Input;
 use crate::wire::TxStatus;
-use crate::wire::message::write::backend as write;
+use crate::wire::message::write::{ROOM, backend as write};
 
 use super::{LENT, Life, Next};
 
@@ -31,7 +31,7 @@ impl Life {
 
     /// The end of the login: our own cancel key, and the first ReadyForQuery.
     pub(super) fn greet(&mut self) {
-        let mut message = BytesMut::with_capacity(2 * 128);
+        let mut message = BytesMut::with_capacity(2 * ROOM);
         write::backend_key_data(&mut message, &self.place.key());
         write::ready_for_query(&mut message, TxStatus::Idle);
         self.relay.say(&message);

@@ -9,8 +9,8 @@ pub mod frontend;
 use bytes::{BufMut, BytesMut};
 use memchr::memchr;
 
-/// Room that is made for a frame at least: most are shorter, and a buffer that grows by every field is copied often.
-const ROOM: usize = 128;
+/// Bytes: room that is made for a frame at least: most are shorter, and a buffer that grows by every field is copied often.
+pub(crate) const ROOM: usize = 128;
 
 /// Appends a frame: the tag, a length word and what `body` writes.
 fn frame(buf: &mut BytesMut, tag: u8, body: impl FnOnce(&mut BytesMut)) {
