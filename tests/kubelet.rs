@@ -198,9 +198,7 @@ fn a_rolling_update_replaces_every_pod_of_patroni_3() {
         let before: Vec<_> = cluster.pods().await.unwrap().into_iter().map(|pod| pod.uid).collect();
         let began = Instant::now();
         cluster.kubectl(&["rollout", "restart", "statefulset/demo"]).await.unwrap();
-        let replaced =
-            || async { cluster.pods().await.ok()?.iter().all(|pod| !before.contains(&pod.uid)).then_some(()) };
-        eventually("every pod to be replaced", Duration::from_secs(180), replaced).await.unwrap();
+        cluster.wait_replaced(&before, Duration::from_secs(180)).await.unwrap();
         cluster.wait_ready(3, FAILOVER).await.unwrap();
         told("rolling", "three new pods ready", began);
         assert_eq!(cluster.primaries().await.unwrap().len(), 1);

@@ -26,6 +26,7 @@ pub(crate) const CASES: &[Case] = &[
     ("pipeline: one SELECT, prepared before", prepared),
     ("pipeline: one SELECT, unnamed statement", unnamed),
     ("pipeline: reads a SELECT", |times| reads(SELECT.as_bytes(), times)),
+    ("pipeline: reads an INSERT of 64 kB", |times| reads(rows_to_insert().as_bytes(), times)),
     ("pipeline: reads a SET", |times| reads(b"SET search_path = app, public", times)),
     ("sql: glances at a SELECT", |times| glance(SELECT.as_bytes(), times)),
     ("sql: glances at an INSERT of 1 kB", |times| glance(insert().as_bytes(), times)),
@@ -79,6 +80,12 @@ fn answer() -> Vec<u8> {
 
 fn insert() -> String {
     format!("INSERT INTO events (at, body) VALUES (now(), '{}')", "some words of an event, ".repeat(40))
+}
+
+/// As bulk loads send it.
+fn rows_to_insert() -> String {
+    let row = "(123456, now(), 'some words of an event', 1.5), ";
+    format!("INSERT INTO events (id, at, body, weight) VALUES {}(0, now(), '', 0)", row.repeat(64 * 1024 / row.len()))
 }
 
 fn scan(bytes: &[u8], times: u64) {

@@ -135,6 +135,12 @@ impl Journal {
         }
     }
 
+    /// The `count` bytes that were sent last, if all of them are here.
+    pub fn sent_last(&self, count: usize) -> Option<&[u8]> {
+        let end = usize::try_from(self.cursor - self.base).ok()?;
+        self.requests.get(end.checked_sub(count)?..end)
+    }
+
     /// Whether the last request that is kept ends there.
     pub fn ends_at(&self, place: u64) -> bool {
         self.end() == place

@@ -21,6 +21,7 @@ use super::walk::Walk;
 
 mod copying;
 mod early;
+mod long;
 mod statements;
 
 use early::Early;
@@ -271,21 +272,6 @@ impl Pipeline {
         });
         self.tells |= tells(&meaning);
         self.push(Owed::Parse { name: name.to_vec(), body: kept, meaning, way });
-    }
-
-    /// A Parse too large for one buffer begins; its body goes on with [`Self::parse_goes_on`].
-    pub fn parse_begins(&mut self, name: &[u8], text: &[u8], part: &[u8], state: &State) {
-        self.parse(name, self.read(text, true), part, Way::AsItIs, state);
-    }
-
-    /// More of the body of the last frame: kept if that is a Parse, while there is room for it.
-    pub fn parse_goes_on(&mut self, part: &[u8], state: &State) {
-        let Some(Owed::Parse { body, .. }) = self.owed.back_mut() else { return };
-        if body.as_ref().is_some_and(|kept| kept.len() + part.len() > state.limit()) {
-            *body = None;
-        } else if let Some(kept) = body {
-            kept.extend_from_slice(part);
-        }
     }
 
     /// What a request that has not been sent would do. `body`: its frame's, if it is there whole.

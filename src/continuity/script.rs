@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use memchr::memchr;
-
 use crate::wire::sql::{self, Column, Hints, Scope, Verb};
 
 /// A text that may touch session state or the transaction: its statements, in order.
@@ -39,7 +37,7 @@ pub type Meaning = Option<Arc<Script>>;
 /// Reads `text`; `None` when it is one statement that can touch neither session state nor the transaction.
 /// `cut` says that only the beginning of a longer text is here: then it is never "nothing".
 pub fn read(text: &[u8], cut: bool) -> Meaning {
-    if !cut && sql::glance(text) && !(memchr(b'(', text).is_some() && calls_strangers(text)) {
+    if !cut && sql::glance(text) && !sql::calls_strangers(text) {
         return None;
     }
     let acts: Vec<Act> = sql::statements(text)
@@ -68,10 +66,6 @@ pub fn read(text: &[u8], cut: bool) -> Meaning {
         .collect();
     let dull = acts.len() <= 1 && acts.iter().all(|act| matches!(act.verb, Verb::Read | Verb::Write) && act.is_plain());
     (!dull || cut).then(|| Arc::new(Script { acts, cut }))
-}
-
-fn calls_strangers(text: &[u8]) -> bool {
-    sql::statements(text).any(|statement| statement.calls_strangers())
 }
 
 /// The setting that says how durable a COMMIT is.
@@ -282,6 +276,13 @@ pub(super) fn only_looked(tag: &[u8]) -> bool {
 /// What may do anything.
 pub(super) fn unknown() -> Meaning {
     Some(Arc::new(Script { acts: Vec::new(), cut: true }))
+}
+
+/// What does nothing, and was not answered.
+pub(super) fn nothing() -> Meaning {
+    let (hints, told) = (Hints::default(), Vec::new());
+    let (configured, text) = (Vec::new(), Vec::new());
+    Some(of(Act { verb: Verb::Empty, hints, configured, strange: false, durability: false, told, text }))
 }
 
 /// A text of this one statement.

@@ -188,6 +188,8 @@ pub(super) struct Relay {
     listening: Option<Listening>,
     /// What a request means is open before an earlier one is answered.
     waits: bool,
+    /// The client is in the midst of a request whose beginning went to a backend that is gone, and which was answered.
+    orphaned: bool,
     /// The backend was joined for a request that has not been sent yet.
     fresh: bool,
 }
@@ -238,6 +240,7 @@ impl Relay {
             waits: false,
             listening,
             fresh: false,
+            orphaned: false,
         }
     }
 

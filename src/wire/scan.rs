@@ -75,6 +75,8 @@ pub enum Step<'a> {
         tag: u8,
         /// The next bytes of its body.
         part: &'a [u8],
+        /// Bytes of the whole body.
+        length: u32,
         /// Whether the frame ends with them.
         last: bool,
     },
@@ -128,8 +130,8 @@ enum State {
     Boundary,
     /// Inside a boring frame too large for the buffer.
     Boring { left: u32 },
-    /// Inside a frame of interest too large for the buffer.
-    Shown { tag: u8, left: u32 },
+    /// Inside a frame of interest too large for the buffer, whose body has so many bytes.
+    Shown { tag: u8, left: u32, length: u32 },
 }
 
 /// Walks the headers of one direction of a connection. Of constant size; progress inside a large frame lives here.
@@ -205,14 +207,14 @@ impl Scanner {
                 self.state = State::Boundary;
                 self.walk(window, here, false)
             }
-            State::Shown { tag, left } => {
+            State::Shown { tag, left, length } => {
                 let here = clip(left, window);
                 if here == 0 {
                     return Ok(Step::Wait);
                 }
                 let left = left - here as u32;
-                self.state = if left == 0 { State::Boundary } else { State::Shown { tag, left } };
-                Ok(Step::Part { tag, part: &window[..here], last: left == 0 })
+                self.state = if left == 0 { State::Boundary } else { State::Shown { tag, left, length } };
+                Ok(Step::Part { tag, part: &window[..here], length, last: left == 0 })
             }
         }
     }
@@ -250,8 +252,9 @@ impl Scanner {
         }
         let left = (end - window.len()) as u32;
         if self.interest.has(tag) {
-            self.state = State::Shown { tag, left };
-            Step::Head { tag, part: &window[HEADER_LEN..], length: length - 4 }
+            let length = length - 4;
+            self.state = State::Shown { tag, left, length };
+            Step::Head { tag, part: &window[HEADER_LEN..], length }
         } else {
             self.state = State::Boring { left };
             Step::Pass(window.len())

@@ -231,6 +231,12 @@ impl PatroniCluster {
         self.explained(eventually(&format!("{replicas} ready pods of {}", self.namespace), limit, ready).await).await
     }
 
+    /// Waits until none of the pods with these uids is left.
+    pub async fn wait_replaced(&self, uids: &[String], limit: Duration) -> Result<()> {
+        let replaced = || async { self.pods().await.ok()?.iter().all(|pod| !uids.contains(&pod.uid)).then_some(()) };
+        self.explained(eventually(&format!("new pods of {}", self.namespace), limit, replaced).await).await
+    }
+
     /// The last lines of every pod's log, and what `kubectl get pods` shows: for the text of a failure.
     pub async fn logs(&self, lines: usize) -> String {
         let mut text = self

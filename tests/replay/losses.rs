@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use super::pair::Pair;
 use super::stage::{Curtain, Play, Scene, Stage, counted};
-use super::{characteristics, copying, extended, mismatch, names, reads, statements, writes};
+use super::{characteristics, copying, extended, long, mismatch, names, reads, statements, writes};
 
 fn through(befall: fn(&Pair)) {
     let scenes: Vec<(&str, Play)> = [
         statements::SCENES,
         extended::SCENES,
+        long::SCENES,
         reads::SCENES,
         names::SCENES,
         characteristics::SCENES,

@@ -11,6 +11,7 @@ mod deferred;
 #[path = "../support/drivers.rs"]
 mod drivers;
 mod extended;
+mod long;
 mod losses;
 mod mismatch;
 mod names;

@@ -10,7 +10,6 @@ scenes![
     a_begin_and_nothing_else,
     a_statement_in_flight,
     more_is_sent_during_the_wait,
-    half_a_frame_is_sent_before_the_loss,
     a_text_of_many_statements_in_flight,
     a_text_that_begins_in_flight,
     savepoints,
@@ -104,19 +103,6 @@ fn more_is_sent_during_the_wait(s: &Scene) {
     c.hear("COMMIT I");
     c.hear("out SELECT 1 I");
     s.holds("select id from t order by id", "1 2 3");
-}
-
-fn half_a_frame_is_sent_before_the_loss(s: &Scene) {
-    let mut c = s.client();
-    c.say("begin", "BEGIN T");
-    c.say("insert into t values (1, 'a')", "INSERT 0 1 T");
-    let frame = query(&format!("insert into t values (2, '{}')", "b".repeat(20_000)));
-    c.put(&frame[..9_000]);
-    s.lose();
-    c.put(&frame[9_000..]);
-    c.hear("INSERT 0 1 T");
-    c.say("commit", "COMMIT I");
-    s.holds("select id, length(body) from t order by id", "1,1 2,20000");
 }
 
 fn a_text_of_many_statements_in_flight(s: &Scene) {

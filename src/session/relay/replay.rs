@@ -103,6 +103,7 @@ impl Relay {
         let committed = mark.is_some().then(|| self.state.committed());
         // The client does not know yet that its unit has ended: what it did to the session comes with doing it again.
         let again = std::mem::take(&mut self.withheld) && self.only_read();
+        self.pipeline.was_sent(self.journal.position());
         let mut wreck = self.pipeline.lose(&mut self.state);
         if self.unrun && wreck.chance != Chance::Needless {
             wreck.chance = Chance::Open;
@@ -473,6 +474,7 @@ impl Relay {
             speak(&mut message, answer, &self.shared.metrics);
             self.reading = Reading::Leftovers(answer.status);
         }
+        self.orphaned = !self.up.at_boundary();
         self.untold = wreck.after == Aftermath::Untold || (self.untold && wreck.after == Aftermath::Failed);
         self.down.inject(&message);
         self.turn_page(wreck.after);

@@ -31,6 +31,13 @@ impl Relay {
             if self.up.unseen() == 0 || self.has_to_wait(stop) {
                 return Ok(());
             }
+            if self.orphaned {
+                self.orphaned = !self.up.at_boundary();
+                if self.orphaned && !self.drop_front_checked()? {
+                    return Ok(());
+                }
+                continue;
+            }
             if self.begun && self.up.peek().is_some_and(|(tag, _)| tag != frontend::TERMINATE) {
                 self.send_begin();
                 return Ok(());
@@ -66,6 +73,7 @@ impl Relay {
         let sent = self.journal.position() + HEADER_LEN as u64;
         let (gated, sync_gated) = (self.is_gated(), self.is_sync_gated());
         let meaning = self.front_meaning();
+        let mut whole_now = None;
         let (count, request) = match self.up.step() {
             Ok(Step::Wait) => return Ok(false),
             Ok(Step::Pass(count)) => (count, Ok(Request::Forward)),
@@ -92,8 +100,9 @@ impl Relay {
                 let end = sent + u64::from(length);
                 (HEADER_LEN + part.len(), begun(&mut self.pipeline, &self.state, tag, part, end))
             }
-            Ok(Step::Part { part, .. }) => {
+            Ok(Step::Part { tag, part, length, last }) => {
                 self.pipeline.parse_goes_on(part, &self.state);
+                whole_now = last.then_some((tag, length as usize));
                 (part.len(), Ok(Request::Forward))
             }
             Err(error) => return Err(broken_client(error)),
@@ -108,12 +117,15 @@ impl Relay {
             Ok(Request::Farewell) => self.farewell = Farewell::Sent,
             Err(complaint) => return Err(Event::Violation(complaint)),
         }
-        if self.pipeline.reads_rows() {
-            self.down.set_interest(&FROM_BACKEND_ROWS);
-        }
         self.guard.asked_for_this = false;
         self.read = None;
         self.journal.sent(self.up.front(count));
+        if let Some((tag, length)) = whole_now {
+            self.pipeline.is_whole(tag, self.journal.sent_last(length));
+        }
+        if self.pipeline.reads_rows() {
+            self.down.set_interest(&FROM_BACKEND_ROWS);
+        }
         self.up.pass(count);
         Ok(true)
     }
@@ -326,7 +338,7 @@ fn whole(
 /// The beginning of a client frame too large for the buffer goes out.
 fn begun(pipeline: &mut Pipeline, state: &State, tag: u8, part: &[u8], end: u64) -> Result<Request, Complaint> {
     match tag {
-        frontend::QUERY => pipeline.query(pipeline.read(part, true), end),
+        frontend::QUERY => pipeline.query_begins(part, end),
         frontend::PARSE => {
             let (name, text) = split(part).ok_or_else(name_too_long)?;
             pipeline.parse_begins(name, text, part, state);

@@ -65,9 +65,12 @@ fn a_large_frame_of_interest_is_shown_in_parts() {
     assert_eq!(scanner.step(&stream[..5], true), Ok(Step::Head { tag: b'Q', part: b"", length: 10 }));
     scanner.set_interest(&Interest::NONE);
     assert_eq!(scanner.step(&[], false), Ok(Step::Wait));
-    assert_eq!(scanner.step(&stream[5..12], false), Ok(Step::Part { tag: b'Q', part: b"0123456", last: false }));
+    assert_eq!(
+        scanner.step(&stream[5..12], false),
+        Ok(Step::Part { tag: b'Q', part: b"0123456", length: 10, last: false })
+    );
     assert!(!scanner.at_boundary());
-    assert_eq!(scanner.step(&stream[12..], false), Ok(Step::Part { tag: b'Q', part: b"789", last: true }));
+    assert_eq!(scanner.step(&stream[12..], false), Ok(Step::Part { tag: b'Q', part: b"789", length: 10, last: true }));
     assert!(scanner.at_boundary());
     assert_eq!(scanner.step(&stream, false), Ok(Step::Pass(15)), "the new interest counts from the next frame on");
 }
@@ -129,7 +132,7 @@ fn relay(stream: &[u8], interest: &'static Interest, capacity: usize, chunks: &[
                 assert!(full && part.len() < length as usize);
                 relayed.seen.push((tag, part.to_vec()));
             }
-            Step::Part { tag, part, last } => {
+            Step::Part { tag, part, last, .. } => {
                 let seen = relayed.seen.last_mut().expect("a head came first");
                 assert_eq!((seen.0, last), (tag, scanner.at_boundary()));
                 seen.1.extend(part);

@@ -33,7 +33,7 @@ pub(super) fn find(text: &[u8]) -> Found {
 }
 
 /// PostgreSQL's own that do something, but set nothing for the session; and words of clauses that look like calls.
-const PLAIN: [&str; 9] = [
+pub(super) const PLAIN: [&str; 9] = [
     "conflict",
     "currval",
     "lastval",
@@ -111,6 +111,8 @@ impl<'a> Walk<'a> {
                 }
             }
             Token::Quoted { .. } if calls => self.call(token),
+            // U&"name" UESCAPE '!' (…): any name.
+            Token::Text { .. } if calls && self.was(0, "uescape") => self.found.strange = true,
             Token::Punct(b'(') => self.open(),
             Token::Punct(b')') => self.closed = self.groups.pop().map_or(Opened::Plain, |group| group.opened),
             Token::Punct(b',') => self.comma(),

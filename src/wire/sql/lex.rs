@@ -1,5 +1,7 @@
 //! Tokens of SQL text. Comments and white space fall away; anything unfinished ends with the text.
 
+use memchr::memchr2;
+
 use super::name;
 
 /// One token. It borrows what it was made of.
@@ -152,11 +154,11 @@ impl<'a> Lexer<'a> {
     /// Moves from behind an opening quote to behind the closing one, and says where the inside ends. A doubled quote is
     /// part of it.
     fn quoted(&mut self, quote: u8, backslash: bool) -> usize {
-        while let Some(b) = self.at(0) {
-            if b == b'\\' && backslash {
+        let escape = if backslash { b'\\' } else { quote };
+        while let Some(ahead) = memchr2(quote, escape, &self.text[self.pos..]) {
+            self.pos += ahead;
+            if self.text[self.pos] != quote {
                 self.pos = (self.pos + 2).min(self.text.len());
-            } else if b != quote {
-                self.pos += 1;
             } else if self.at(1) == Some(quote) {
                 self.pos += 2;
             } else {
@@ -165,6 +167,7 @@ impl<'a> Lexer<'a> {
             }
         }
         self.open = true;
+        self.pos = self.text.len();
         self.pos
     }
 

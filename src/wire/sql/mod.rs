@@ -21,6 +21,7 @@ mod parse;
 mod plain;
 mod setting;
 mod split;
+mod strangers;
 mod verb;
 
 pub use assign::Column;
@@ -69,7 +70,7 @@ impl<'a> Statement<'a> {
     /// views, operators and casts call are not seen.
     #[must_use]
     pub fn calls_strangers(&self) -> bool {
-        self.text.contains(&b'(') && calls::find(self.text).strange
+        strangers::calls(self.text)
     }
 
     /// What running it may do, as far as its text tells.
@@ -83,6 +84,18 @@ impl<'a> Statement<'a> {
     pub fn hints(&self) -> Hints {
         hints::find(self.text)
     }
+}
+
+/// Whether one of a text's statements does: see [`Statement::calls_strangers`].
+#[must_use]
+pub fn calls_strangers(text: &[u8]) -> bool {
+    strangers::calls(text)
+}
+
+/// Whether a quick look finds none in a text that does: `false` promises nothing.
+#[must_use]
+pub fn calls_only_known(text: &[u8]) -> bool {
+    strangers::are_all_known(text)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use super::lex::{Quote, next_piece};
 
 /// Bytes of an identifier that PostgreSQL keeps (`NAMEDATALEN` - 1).
-const MAX_NAME: usize = 63;
+pub(super) const MAX_NAME: usize = 63;
 
 /// An unquoted identifier: ASCII letters become small.
 pub(super) fn folded(word: &[u8]) -> String {

@@ -1,0 +1,79 @@
+//! Requests longer than a buffer: what they may do is read from their beginning at first, and from all of them once it is there.
+//!
+//! A server runs nothing of a message before it has its last byte, so what was not sent whole has not been run
+//! (protocol-overview, "Messaging Overview": the length says where a message ends).
+
+use crate::continuity::script;
+use crate::continuity::state::State;
+use crate::wire::frontend;
+use crate::wire::message::{Parse, Query};
+use crate::wire::sql;
+
+use super::{Meaning, Owed, Pipeline, Way, tells};
+
+/// Longer texts are read only if a glance settles them: a thread reads some hundred kilobytes in a millisecond, and others
+/// wait meanwhile.
+const LONGEST: usize = 128 * 1024;
+
+impl Pipeline {
+    /// A simple Query too large for one buffer begins: `part` of its body is here.
+    pub fn query_begins(&mut self, part: &[u8], end: u64) {
+        self.query(self.read(part, true), end);
+    }
+
+    /// A Parse too large for one buffer begins; its body goes on with [`Self::parse_goes_on`].
+    pub fn parse_begins(&mut self, name: &[u8], text: &[u8], part: &[u8], state: &State) {
+        self.parse(name, self.read(text, true), part, Way::AsItIs, state);
+    }
+
+    /// More of the body of the last frame: kept if that is a Parse, while there is room for it.
+    pub fn parse_goes_on(&mut self, part: &[u8], state: &State) {
+        let Some(Owed::Parse { body, .. }) = self.owed.back_mut() else { return };
+        if body.as_ref().is_some_and(|kept| kept.len() + part.len() > state.limit()) {
+            *body = None;
+        } else if let Some(kept) = body {
+            kept.extend_from_slice(part);
+        }
+    }
+
+    /// All of a large frame is sent: its text is read again. `body`: a Query's, if it is there.
+    pub fn is_whole(&mut self, tag: u8, body: Option<&[u8]>) {
+        let read = match (tag, self.owed.back()) {
+            (frontend::QUERY, Some(Owed::Query { .. })) => {
+                body.and_then(|body| Query::read(body).ok()).and_then(|query| self.read_long(query.text))
+            }
+            (frontend::PARSE, Some(Owed::Parse { body: Some(body), .. })) => {
+                Parse::read(body).ok().and_then(|parse| self.read_long(parse.query))
+            }
+            _ => None,
+        };
+        let Some(read) = read else { return };
+        match self.owed.back_mut() {
+            Some(Owed::Query { meaning, .. }) => {
+                self.reads_rows |= tells(&read);
+                *meaning = read;
+            }
+            Some(Owed::Parse { meaning, .. }) => {
+                self.tells |= tells(&read);
+                *meaning = read;
+            }
+            _ => {}
+        }
+    }
+
+    /// `None`: it is too long to be read.
+    fn read_long(&self, text: &[u8]) -> Option<Meaning> {
+        let quick = text.len() <= LONGEST || sql::glance(text) && sql::calls_only_known(text);
+        quick.then(|| self.read(text, false))
+    }
+
+    /// What the client ever sent was sent on as far as `until`: a request that ends later was not run.
+    pub fn was_sent(&mut self, until: u64) {
+        if let Some(last @ (Owed::Query { .. } | Owed::Call { .. })) = self.owed.back_mut()
+            && let Owed::Query { end, .. } | Owed::Call { end } = *last
+            && end > until
+        {
+            *last = Owed::Query { meaning: script::nothing(), done: 0, end };
+        }
+    }
+}

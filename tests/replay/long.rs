@@ -1,0 +1,226 @@
+//! Requests longer than pgmoor's buffers, which it passes on in parts: run again like others, and not run before they are whole.
+
+use std::sync::Arc;
+
+use super::pair::{Moor, POOL_OF_SESSIONS, Plan, until};
+use super::raw::{Raw, bind, execute, parse, query, sync, unit};
+use super::stage::{Scene, Talk as _, scenes};
+
+scenes![
+    a_long_statement_in_flight,
+    a_long_statement_and_others,
+    a_long_parse_in_flight,
+    a_long_text_of_two_in_flight,
+    a_long_text_that_commits_in_flight,
+    half_of_it_is_here,
+    half_of_it_was_sent,
+    half_of_it_was_sent_behind_others,
+    half_of_it_was_sent_outside_a_transaction,
+    half_of_a_parse_was_sent,
+];
+
+const LONG: usize = 60_000;
+/// Some of it is on its way to the server, some of it waits in pgmoor, some has not come.
+const HALF: usize = 40_000;
+
+fn body() -> String {
+    "b".repeat(LONG)
+}
+
+/// Inserts a row with this id, once the gate is open.
+fn gated(id: u32) -> String {
+    format!("insert into t select {id}, '{}' from gate", body())
+}
+
+fn insert(id: u32) -> String {
+    format!("insert into t values ({id}, '{}')", body())
+}
+
+fn begun(s: &Scene) -> Raw {
+    let mut c = s.client();
+    c.say("begin", "BEGIN T");
+    c.say("insert into t values (1, 'a')", "INSERT 0 1 T");
+    c
+}
+
+fn holds_both(s: &Scene) {
+    s.holds("select id, length(body) from t order by id", &format!("1,1 2,{LONG}"));
+}
+
+fn a_long_statement_in_flight(s: &Scene) {
+    let gate = s.gate();
+    let mut c = begun(s);
+    c.put(&query(&gated(2)));
+    s.until_blocked(1);
+    s.lose();
+    gate.open();
+    c.hear("INSERT 0 1 T");
+    c.say("commit", "COMMIT I");
+    holds_both(s);
+}
+
+fn a_long_statement_and_others(s: &Scene) {
+    let gate = s.gate();
+    let mut c = begun(s);
+    c.say(&insert(2), "INSERT 0 1 T");
+    c.put(&[query(&gated(3)), query("select count(*) from t"), query("commit")].concat());
+    s.until_blocked(1);
+    s.lose();
+    gate.open();
+    c.hear("INSERT 0 1 T");
+    c.hear("3 SELECT 1 T");
+    c.hear("COMMIT I");
+    s.holds("select id, length(body) from t order by id", &format!("1,1 2,{LONG} 3,{LONG}"));
+}
+
+fn a_long_parse_in_flight(s: &Scene) {
+    let gate = s.gate();
+    let mut c = begun(s);
+    c.put(&[parse("", &gated(2)), bind("", "", &[]), execute("", 0), sync()].concat());
+    s.until_blocked(1);
+    s.lose();
+    gate.open();
+    c.hear("INSERT 0 1 T");
+    c.say("commit", "COMMIT I");
+    holds_both(s);
+}
+
+fn a_long_text_of_two_in_flight(s: &Scene) {
+    let gate = s.gate();
+    let mut c = begun(s);
+    c.put(&query(&format!("{}; select id from gate", insert(2))));
+    s.until_blocked(1);
+    s.lose();
+    gate.open();
+    c.hear("1 INSERT 0 1 SELECT 1 T");
+    c.say("commit", "COMMIT I");
+    holds_both(s);
+}
+
+/// The COMMIT stands where only the last part of the text shows it.
+fn a_long_text_that_commits_in_flight(s: &Scene) {
+    let gate = s.gate();
+    let mut c = begun(s);
+    c.put(&query(&format!("{}; commit", gated(2))));
+    s.until_blocked(1);
+    s.lose();
+    gate.open();
+    let reply = c.reply();
+    match reply.code() {
+        "" => holds_both(s),
+        "40001" => s.holds("select count(*) from t", "0"),
+        "08007" => s.holds("select count(*) in (0, 2) from t", "t"),
+        _ => panic!("{reply:?}"),
+    }
+    assert_eq!(reply.status, 'I', "{reply:?}");
+    c.say("select 'on'", "on SELECT 1 I");
+}
+
+/// Sends the beginning, and waits until pgmoor has taken it.
+fn put_half(c: &mut Raw, frame: &[u8], half: usize) {
+    c.put(&frame[..half]);
+    let port = format!(":{:04X} ", c.stream.local_addr().unwrap().port());
+    let taken = || {
+        // proc(5), /proc/net/tcp: local and remote address, state, transmit and receive queue.
+        let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+        let mut theirs =
+            table.lines().filter(|line| line.split_at_checked(20).is_some_and(|(_, to)| to.contains(&port)));
+        theirs.next().filter(|line| line.contains(":00000000 "))?;
+        Some(())
+    };
+    until("pgmoor to read", taken);
+}
+
+fn half_of_it_is_here(s: &Scene) {
+    let mut c = begun(s);
+    let frame = query(&insert(2));
+    put_half(&mut c, &frame, 9_000);
+    s.lose();
+    c.put(&frame[9_000..]);
+    c.hear("INSERT 0 1 T");
+    c.say("commit", "COMMIT I");
+    holds_both(s);
+}
+
+fn half_of_it_was_sent(s: &Scene) {
+    let mut c = begun(s);
+    let frame = query(&insert(2));
+    put_half(&mut c, &frame, HALF);
+    s.lose();
+    c.put(&frame[HALF..]);
+    c.hear("INSERT 0 1 T");
+    c.say("commit", "COMMIT I");
+    holds_both(s);
+}
+
+fn half_of_it_was_sent_behind_others(s: &Scene) {
+    let mut c = begun(s);
+    c.say("select count(*) from t", "1 SELECT 1 T");
+    let unit = unit("select count(*) + $1::int from t", &["1"]);
+    let frames = [&unit[..], &query(&insert(2))].concat();
+    put_half(&mut c, &frames, HALF);
+    c.hear("2 SELECT 1 T");
+    s.lose();
+    c.put(&frames[HALF..]);
+    c.hear("INSERT 0 1 T");
+    c.say("commit", "COMMIT I");
+    holds_both(s);
+}
+
+fn half_of_it_was_sent_outside_a_transaction(s: &Scene) {
+    let mut c = s.client();
+    c.say("insert into t values (1, 'a')", "INSERT 0 1 I");
+    let frame = query(&insert(2));
+    put_half(&mut c, &frame, HALF);
+    s.until_seen("backend_type = 'client backend'", 1);
+    s.lose();
+    c.put(&frame[HALF..]);
+    c.hear("INSERT 0 1 I");
+    holds_both(s);
+}
+
+fn half_of_a_parse_was_sent(s: &Scene) {
+    let mut c = begun(s);
+    let frames = [parse("long", &insert(2)), bind("", "long", &[]), execute("", 0), sync()].concat();
+    put_half(&mut c, &frames, HALF);
+    s.lose();
+    c.put(&frames[HALF..]);
+    c.hear("INSERT 0 1 T");
+    c.say("commit", "COMMIT I");
+    holds_both(s);
+}
+
+/// Where nothing is run again, the half that was sent is answered once, and the other half is nobody's: not even the
+/// backend's that a session which listens gets at once.
+fn half_of_it_is_told(name: &str, pool: &str) {
+    let stage = super::stage::shared();
+    let plan = Plan { pool: pool.to_owned(), continuity: "replay = false".to_owned(), ..stage.pair.plan() };
+    let moor = Moor::start(&plan);
+    let befores = [("select 1", 'I'), ("listen events", 'I'), ("begin", 'T'), ("begin; listen events", 'T')];
+    for (number, (before, status)) in befores.into_iter().enumerate() {
+        let s = Scene::new(Arc::clone(&stage), &format!("{name}_{number}"), None);
+        let mut c = s.client_of(&moor);
+        let reply = c.run(before);
+        assert_eq!((reply.status, reply.code()), (status, ""), "{reply:?}");
+        let frame = query(&insert(2));
+        put_half(&mut c, &frame, HALF);
+        s.until_seen("backend_type = 'client backend'", 1);
+        s.lose();
+        c.hear(if status == 'I' { "!40001 I" } else { "!40001 E" });
+        c.put(&frame[HALF..]);
+        if status == 'T' {
+            c.say("rollback", "ROLLBACK I");
+        }
+        c.say("select count(*) from t", "0 SELECT 1 I");
+    }
+}
+
+#[test]
+fn half_of_it_was_sent_and_nothing_is_run_again() {
+    half_of_it_is_told("half_and_nothing", "size = 500\npod_size = 500");
+}
+
+#[test]
+fn half_of_it_was_sent_and_nothing_is_run_again_with_a_backend_for_each_session() {
+    half_of_it_is_told("half_and_nothing_each", POOL_OF_SESSIONS);
+}
