@@ -26,6 +26,9 @@ pub(crate) const CASES: &[Case] = &[
     ("pipeline: one SELECT, prepared before", prepared),
     ("pipeline: one SELECT, unnamed statement", unnamed),
     ("pipeline: reads a SELECT", |times| reads(SELECT.as_bytes(), times)),
+    ("pipeline: reads a BEGIN", |times| reads(b"BEGIN;", times)),
+    ("pipeline: reads a COMMIT", |times| reads(b"COMMIT", times)),
+    ("pipeline: reads pgbench's INSERT", |times| reads(HISTORY.as_bytes(), times)),
     ("pipeline: reads an INSERT of 64 kB", |times| reads(rows_to_insert().as_bytes(), times)),
     ("pipeline: reads a SET", |times| reads(b"SET search_path = app, public", times)),
     ("sql: glances at a SELECT", |times| glance(SELECT.as_bytes(), times)),
@@ -40,6 +43,8 @@ pub(crate) const CASES: &[Case] = &[
 ];
 
 const SELECT: &str = "SELECT abalance FROM pgbench_accounts WHERE aid = 123456;";
+const HISTORY: &str =
+    "INSERT INTO pgbench_history (tid, bid, aid, delta, mtime) VALUES (1, 2, 123456, -789, CURRENT_TIMESTAMP);";
 /// What sessions may remember; nothing here comes near.
 const LIMIT: usize = 1 << 20;
 /// What the relay looks at among the backend's frames.

@@ -37,9 +37,18 @@ pub type Meaning = Option<Arc<Script>>;
 /// Reads `text`; `None` when it is one statement that can touch neither session state nor the transaction.
 /// `cut` says that only the beginning of a longer text is here: then it is never "nothing".
 pub fn read(text: &[u8], cut: bool) -> Meaning {
-    if !cut && sql::glance(text) && !sql::calls_strangers(text) {
-        return None;
+    if !cut {
+        if sql::glance(text) && !sql::calls_strangers(text) {
+            return None;
+        }
+        if let Some(verb) = plain_verb(text) {
+            return Some(of(Act::plain(verb)));
+        }
     }
+    by_tokens(text, cut)
+}
+
+fn by_tokens(text: &[u8], cut: bool) -> Meaning {
     let acts: Vec<Act> = sql::statements(text)
         .map(|statement| {
             let verb = statement.verb();
@@ -66,6 +75,15 @@ pub fn read(text: &[u8], cut: bool) -> Meaning {
         .collect();
     let dull = acts.len() <= 1 && acts.iter().all(|act| matches!(act.verb, Verb::Read | Verb::Write) && act.is_plain());
     (!dull || cut).then(|| Arc::new(Script { acts, cut }))
+}
+
+/// Of the texts that every transaction begins and ends with, told by their few words.
+fn plain_verb(text: &[u8]) -> Option<Verb> {
+    if sql::only_begins(text).is_some() {
+        Some(Verb::Begin)
+    } else {
+        sql::only_commits(text).then_some(Verb::Commit { chain: false })
+    }
 }
 
 /// The setting that says how durable a COMMIT is.
@@ -184,6 +202,19 @@ impl Script {
 }
 
 impl Act {
+    /// One of this kind that does nothing else.
+    const fn plain(verb: Verb) -> Self {
+        Self {
+            verb,
+            hints: Hints::NONE,
+            configured: Vec::new(),
+            strange: false,
+            durability: false,
+            told: Vec::new(),
+            text: Vec::new(),
+        }
+    }
+
     /// Nothing in it touches the session.
     fn is_plain(&self) -> bool {
         self.hints.is_empty() && self.told.is_empty() && !self.durability
@@ -280,9 +311,7 @@ pub(super) fn unknown() -> Meaning {
 
 /// What does nothing, and was not answered.
 pub(super) fn nothing() -> Meaning {
-    let (hints, told) = (Hints::default(), Vec::new());
-    let (configured, text) = (Vec::new(), Vec::new());
-    Some(of(Act { verb: Verb::Empty, hints, configured, strange: false, durability: false, told, text }))
+    Some(of(Act::plain(Verb::Empty)))
 }
 
 /// A text of this one statement.
@@ -303,6 +332,28 @@ mod tests {
     fn plain_statements_mean_nothing() {
         for text in ["SELECT 1", "insert into t values (1)", "  UPDATE t SET a = 1;", "", "-- nothing"] {
             assert_eq!(read(text.as_bytes(), false), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_can_be_told_without_tokens_is_told_the_same() {
+        let texts = [
+            "BEGIN",
+            "begin work;",
+            " BEGIN TRANSACTION ISOLATION LEVEL SERIALIZABLE, READ WRITE",
+            "START TRANSACTION READ ONLY",
+            "COMMIT",
+            "end transaction ; -- so it is",
+            "COMMIT AND NO CHAIN",
+            "COMMIT AND CHAIN",
+            "COMMIT PREPARED 'a'",
+            "BEGIN; COMMIT",
+            "ROLLBACK",
+            "SELECT count(*) FROM t",
+            "INSERT INTO t (a) VALUES (now(), mine(1))",
+        ];
+        for text in texts {
+            assert_eq!(read(text.as_bytes(), false), by_tokens(text.as_bytes(), false), "{text}");
         }
     }
 

@@ -20,7 +20,7 @@ use crate::continuity::pipeline::{Pipeline, Stands, Way};
 use crate::continuity::plans::{Has, Key, Plans, Seen};
 use crate::continuity::script::Meaning;
 use crate::continuity::state::State;
-use crate::wire::message::write::frontend as write;
+use crate::wire::message::write::{ROOM, frontend as write};
 use crate::wire::message::{Bind, Close, Describe, Parse, Target};
 use crate::wire::scan::Step;
 use crate::wire::sql::Verb;
@@ -236,7 +236,7 @@ impl Front<'_> {
             Err(turn) => turn,
             Ok(key) => {
                 self.pipeline.bind(portal, statement);
-                let mut other = BytesMut::with_capacity(64 + rest.len());
+                let mut other = BytesMut::with_capacity(ROOM + rest.len());
                 write::bind_raw(&mut other, portal, key.name(), rest);
                 Turn::Instead(other)
             }

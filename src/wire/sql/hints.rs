@@ -16,6 +16,9 @@ pub struct Hints {
 }
 
 impl Hints {
+    /// Nothing was found.
+    pub const NONE: Self = Self { set_config: false, advisory_lock: false, advisory_unlock: false, into_temp: false };
+
     /// Whether nothing was found.
     #[must_use]
     pub const fn is_empty(&self) -> bool {

@@ -19,7 +19,7 @@ pub(super) fn calls(text: &[u8]) -> bool {
 
 /// Every parenthesis is told by what stands before it to begin no such call; `false` promises nothing.
 pub(super) fn are_all_known(text: &[u8]) -> bool {
-    let mut look = Look { text, dashes: None };
+    let mut look = Look { text, dashes: None, known: b"" };
     memchr_iter(b'(', text).all(|i| look.is_known(i).unwrap_or(false))
 }
 
@@ -27,6 +27,8 @@ struct Look<'a> {
     text: &'a [u8],
     /// There are two dashes in a row somewhere: the end of a line may be a comment's.
     dashes: Option<bool>,
+    /// The last word that was told: rows of an INSERT say the same again and again.
+    known: &'a [u8],
 }
 
 impl<'a> Look<'a> {
@@ -47,8 +49,11 @@ impl<'a> Look<'a> {
         let (begin, word) = self.word(end)?;
         let before = self.behind(begin)?;
         let qualified = self.text[..before].ends_with(b".");
-        let known = !qualified && is_known(word);
-        if known { Some(true) } else { self.is_target(begin) }
+        if !qualified && (word == self.known || is_known(word)) {
+            self.known = word;
+            return Some(true);
+        }
+        self.is_target(begin)
     }
 
     /// The name that begins there is INTO's table, perhaps with its schema before it.
