@@ -27,6 +27,7 @@ const MIX: &[(Kind, u64)] = &[
     (Kind::Batch, 6),
     (Kind::Pipeline, 6),
     (Kind::Copy, 6),
+    (Kind::Bulk, 6),
     (Kind::Touch, 8),
     (Kind::Version, 10),
     (Kind::Total, 8),
@@ -156,6 +157,15 @@ impl Client {
         })
     }
 
+    /// A simple query in two pieces: the client thinks in the midst of it.
+    pub(crate) async fn ask_slowly(&mut self, sql: &str) -> Result<Reply, Told> {
+        let frame = raw::query(sql);
+        let (beginning, end) = frame.split_at(self.dice.below(frame.len() as u64) as usize);
+        self.talk.send_part(beginning).await;
+        self.think().await;
+        self.say(end, 1).await
+    }
+
     /// COMMIT, which must say so.
     pub(crate) async fn commit(&mut self) -> Result<(), Told> {
         let reply = self.ask("COMMIT").await?;
@@ -184,6 +194,7 @@ impl Client {
             Kind::Batch => self.batch().await,
             Kind::Pipeline => self.pipeline().await,
             Kind::Copy => self.copy().await,
+            Kind::Bulk => self.bulk().await,
             Kind::Touch => self.touch().await,
             Kind::Version => self.version().await,
             Kind::Total => self.total().await,

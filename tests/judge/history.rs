@@ -26,6 +26,8 @@ pub enum Kind {
     Pipeline,
     /// Rows by COPY in a transaction.
     Copy,
+    /// Rows by one long INSERT, whose beginning comes before its end; autocommit or in a transaction.
+    Bulk,
     /// One more on the client's own counter, autocommit, which says what it is now.
     Touch,
     /// Reads the client's own counter.

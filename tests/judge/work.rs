@@ -179,6 +179,27 @@ impl Client {
         (told(work.await), Did::Rows(count))
     }
 
+    /// Rows in one text, which is longer than pgmoor's buffers as a rule.
+    pub(crate) async fn bulk(&mut self) -> (Told, Did) {
+        let tx = self.tx();
+        let count = 1 + self.dice.below(20) as i32;
+        let rows: Vec<String> = (1..=count).map(|position| format!("({tx}, {position})")).collect();
+        let between = format!(",{}", " ".repeat(self.dice.below(6000) as usize));
+        let insert = format!("INSERT INTO entry VALUES {}", rows.join(&between));
+        let result = if self.dice.once_in(2) {
+            self.ask_slowly(&insert).await.map(drop)
+        } else {
+            async {
+                self.ask("BEGIN").await?;
+                self.ask_slowly(&insert).await?;
+                self.think().await;
+                self.commit().await
+            }
+            .await
+        };
+        (told(result), Did::Rows(count))
+    }
+
     /// One more on the own counter.
     pub(crate) async fn touch(&mut self) -> (Told, Did) {
         let id = self.id.to_string();

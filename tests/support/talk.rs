@@ -105,6 +105,11 @@ impl Talk {
         Ok(body)
     }
 
+    /// Sends the beginning of a frame. That it cannot be sent shows with the rest of it.
+    pub async fn send_part(&mut self, bytes: &[u8]) {
+        let _ = timeout_at(Instant::now() + self.patience, self.stream.write_all(bytes)).await;
+    }
+
     /// Sends frames and reads all answers up to the ReadyForQuery number `readies`, or to a CopyInResponse.
     pub async fn send(&mut self, frames: &[u8], readies: usize) -> Result<Reply, Silence> {
         let deadline = Instant::now() + self.patience;
