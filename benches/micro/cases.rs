@@ -30,6 +30,7 @@ pub(crate) const CASES: &[Case] = &[
     ("pipeline: reads a COMMIT", |times| reads(b"COMMIT", times)),
     ("pipeline: reads pgbench's INSERT", |times| reads(HISTORY.as_bytes(), times)),
     ("pipeline: reads an INSERT of 64 kB", |times| reads(rows_to_insert().as_bytes(), times)),
+    ("pipeline: reads a script of 64 kB", |times| reads(script().as_bytes(), times)),
     ("pipeline: reads a SET", |times| reads(b"SET search_path = app, public", times)),
     ("sql: glances at a SELECT", |times| glance(SELECT.as_bytes(), times)),
     ("sql: glances at an INSERT of 1 kB", |times| glance(insert().as_bytes(), times)),
@@ -91,6 +92,12 @@ fn insert() -> String {
 fn rows_to_insert() -> String {
     let row = "(123456, now(), 'some words of an event', 1.5), ";
     format!("INSERT INTO events (id, at, body, weight) VALUES {}(0, now(), '', 0)", row.repeat(64 * 1024 / row.len()))
+}
+
+/// As migrations send it.
+fn script() -> String {
+    let statement = "UPDATE events SET weight = coalesce(weight, 0) + 1 WHERE id = 123456;\n";
+    statement.repeat(64 * 1024 / statement.len())
 }
 
 fn scan(bytes: &[u8], times: u64) {

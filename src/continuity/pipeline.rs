@@ -367,7 +367,7 @@ impl Pipeline {
             Way::AsItIs => None,
         };
         if name.is_empty() {
-            self.spare = state.unnamed_parsed(body, key);
+            self.spare = state.unnamed_parsed(body, key, meaning.is_none());
         } else if let Some(body) = body {
             state.parsed(&name, body, key);
         } else {

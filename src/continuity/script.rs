@@ -53,7 +53,8 @@ fn by_tokens(text: &[u8], cut: bool) -> Meaning {
         .map(|statement| {
             let verb = statement.verb();
             let text = if is_rerun(&verb) { statement.text().to_vec() } else { Vec::new() };
-            let mut hints = statement.hints();
+            let glanced = sql::glance(statement.text());
+            let mut hints = if glanced { Hints::NONE } else { statement.hints() };
             let configured = if hints.set_config { statement.configured() } else { Vec::new() };
             let mut told = Vec::new();
             let mut durability = hints.set_config;

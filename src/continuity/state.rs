@@ -112,6 +112,8 @@ struct Unnamed {
     alive: bool,
     /// What it is on every backend, if it is shared.
     key: Option<Key>,
+    /// Its text was read, and means nothing.
+    dull: bool,
 }
 
 impl State {
@@ -193,6 +195,11 @@ impl State {
         self.living()?.key
     }
 
+    /// This Parse body is the one that came last without a name, and its text meant nothing.
+    pub fn is_dull_again(&self, body: &[u8]) -> bool {
+        self.unnamed.as_ref().is_some_and(|unnamed| unnamed.dull && unnamed.body == body)
+    }
+
     fn living(&self) -> Option<&Unnamed> {
         self.unnamed.as_deref().filter(|unnamed| unnamed.alive)
     }
@@ -239,10 +246,11 @@ impl State {
         self.limit
     }
 
-    /// ParseComplete for the unnamed statement; `None`: its body is too large to carry. Gives back the old body, for reuse.
-    pub fn unnamed_parsed(&mut self, body: Option<Vec<u8>>, key: Option<Key>) -> Vec<u8> {
+    /// ParseComplete for the unnamed statement; `None`: its body is too large to carry. `dull`: its text means nothing. Gives
+    /// back the old body, for reuse.
+    pub fn unnamed_parsed(&mut self, body: Option<Vec<u8>>, key: Option<Key>, dull: bool) -> Vec<u8> {
         let unnamed = self.unnamed.get_or_insert_default();
-        (unnamed.alive, unnamed.key) = (body.is_some(), key);
+        (unnamed.alive, unnamed.key, unnamed.dull) = (body.is_some(), key, dull && body.is_some());
         let before = std::mem::replace(&mut unnamed.body, body.unwrap_or_default());
         self.undo.note_unnamed(before)
     }
@@ -469,7 +477,7 @@ impl State {
         if let Some(unnamed) = &mut start.unnamed {
             if let Some(body) = body {
                 unnamed.body = body.to_vec();
-                unnamed.key = None; // its own again, which is always right
+                (unnamed.key, unnamed.dull) = (None, false); // its own again, which is always right
             }
             unnamed.alive = alive;
         }

@@ -105,11 +105,28 @@ fn prepared_statements_outlive_a_rollback() {
 #[test]
 fn the_unnamed_statement_survives_deallocate_all() {
     let mut state = State::new(100);
-    state.unnamed_parsed(Some(b"body".to_vec()), None);
+    state.unnamed_parsed(Some(b"body".to_vec()), None, true);
     feed(&mut state, &["DEALLOCATE ALL", "DISCARD ALL"]);
     assert_eq!(state.unnamed(), Some(b"body".as_slice()));
     state.unnamed_gone();
     assert_eq!(state.unnamed(), None);
+}
+
+#[test]
+fn a_text_that_meant_nothing_is_known_again() {
+    let mut state = State::new(100);
+    let (dull, other) = (b"\0select 1\0\0\0", b"\0select set_config('a.b', 'c', false)\0\0\0");
+    assert!(!state.is_dull_again(b""));
+    state.unnamed_parsed(Some(dull.to_vec()), None, true);
+    assert!(state.is_dull_again(dull) && !state.is_dull_again(other) && !state.is_dull_again(b""));
+    state.unnamed_gone();
+    assert!(state.is_dull_again(dull), "its text is the same, alive or not");
+    state.checkpoint();
+    state.unnamed_parsed(Some(other.to_vec()), None, false);
+    assert!(!state.is_dull_again(dull) && !state.is_dull_again(other));
+    assert!(!state.at_start().unwrap().is_dull_again(dull), "what it meant was forgotten: it is read again");
+    state.unnamed_parsed(None, None, true);
+    assert!(!state.is_dull_again(b""), "too large a body");
 }
 
 #[test]

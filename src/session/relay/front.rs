@@ -23,7 +23,8 @@ impl Relay {
             return read.meaning.clone();
         }
         let Some((tag @ (frontend::QUERY | frontend::PARSE), body @ Some(_))) = self.up.peek() else { return None };
-        let meaning = self.pipeline.meaning_of(tag, body);
+        let again = tag == frontend::PARSE && plainly && body.is_some_and(|body| self.state.is_dull_again(body));
+        let meaning = if again { None } else { self.pipeline.meaning_of(tag, body) };
         self.read = Some(Read { at, plainly, meaning: meaning.clone() });
         meaning
     }
