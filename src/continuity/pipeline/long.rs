@@ -11,9 +11,9 @@ use crate::wire::sql;
 
 use super::{Meaning, Owed, Pipeline, Way, tells};
 
-/// Longer texts are read only if a glance settles them: a thread reads some hundred kilobytes in a millisecond, and others
-/// wait meanwhile.
-const LONGEST: usize = 128 * 1024;
+/// Longer texts are read only if a glance settles them: by its tokens a text of this length takes a millisecond or two
+/// (`make bench-micro`: "reads a script of 64 kB"), and the thread's other sessions wait meanwhile.
+const LONGEST: usize = 64 * 1024;
 
 impl Pipeline {
     /// A simple Query too large for one buffer begins: `part` of its body is here.
