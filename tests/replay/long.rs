@@ -8,6 +8,7 @@ use super::stage::{Scene, Talk as _, scenes};
 
 scenes![
     a_long_statement_in_flight,
+    a_very_long_statement_in_flight,
     a_long_statement_and_others,
     a_long_parse_in_flight,
     a_long_text_of_two_in_flight,
@@ -57,6 +58,18 @@ fn a_long_statement_in_flight(s: &Scene) {
     c.hear("INSERT 0 1 T");
     c.say("commit", "COMMIT I");
     holds_both(s);
+}
+
+fn a_very_long_statement_in_flight(s: &Scene) {
+    let gate = s.gate();
+    let mut c = begun(s);
+    c.put(&query(&format!("insert into t select 2, '{}' from gate", body().repeat(10))));
+    s.until_blocked(1);
+    s.lose();
+    gate.open();
+    c.hear("INSERT 0 1 T");
+    c.say("commit", "COMMIT I");
+    s.holds("select id, length(body) from t order by id", &format!("1,1 2,{}", 10 * LONG));
 }
 
 fn a_long_statement_and_others(s: &Scene) {
@@ -188,6 +201,26 @@ fn half_of_a_parse_was_sent(s: &Scene) {
     c.hear("INSERT 0 1 T");
     c.say("commit", "COMMIT I");
     holds_both(s);
+}
+
+/// Wherever it is cut: around the header, the buffer's end, the frame's, and in between.
+#[test]
+fn it_is_cut_anywhere() {
+    let s = Scene::new(super::stage::shared(), "cut_anywhere", None);
+    let frame = query(&insert(2));
+    let edges = [1, 4, 5, 6, 16_383, 16_384, 16_385, 32_767, 32_768, 32_769, frame.len() - 1, frame.len()];
+    let mut c = s.client();
+    for cut in edges.into_iter().chain((3_000..frame.len()).step_by(3_517)) {
+        c.say("begin", "BEGIN T");
+        c.say("insert into t values (1, 'a')", "INSERT 0 1 T");
+        put_half(&mut c, &frame, cut);
+        s.lose();
+        c.put(&frame[cut..]);
+        c.hear("INSERT 0 1 T");
+        c.say("select count(*), sum(length(body)) from t", &format!("2,{} SELECT 1 T", LONG + 1));
+        c.say("rollback", "ROLLBACK I");
+    }
+    assert_eq!(c.run("select count(*) from t").one(), "0");
 }
 
 /// Where nothing is run again, the half that was sent is answered once, and the other half is nobody's: not even the

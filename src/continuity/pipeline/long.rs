@@ -77,3 +77,68 @@ impl Pipeline {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the last request means, once its beginning and the rest of it have been sent.
+    fn meaning(tag: u8, body: &[u8], whole: bool) -> Meaning {
+        let (mut pipeline, state) = (Pipeline::default(), State::new(1 << 20));
+        let (part, rest) = body.split_at(10);
+        if tag == frontend::QUERY {
+            pipeline.query_begins(part, 100);
+        } else {
+            pipeline.parse_begins(b"", &part[1..], part, &state);
+        }
+        pipeline.parse_goes_on(rest, &state);
+        pipeline.is_whole(tag, whole.then_some(body));
+        match pipeline.owed.back() {
+            Some(Owed::Query { meaning, .. } | Owed::Parse { meaning, .. }) => meaning.clone(),
+            _ => panic!("nothing is owed"),
+        }
+    }
+
+    fn query(text: &str) -> Meaning {
+        meaning(frontend::QUERY, &[text.as_bytes(), b"\0"].concat(), true)
+    }
+
+    #[test]
+    fn a_text_is_read_again_once_all_of_it_is_there() {
+        assert_eq!(query("insert into t values (1), (now())"), None);
+        let script = query("insert into t values (1); commit").unwrap();
+        assert!(!script.is_cut() && script.may_commit() && script.acts().len() == 2);
+        assert_eq!(meaning(frontend::PARSE, b"\0insert into t values (1)\0\0\0", false), None);
+        assert!(!meaning(frontend::PARSE, b"\0set a.b to 'c', d\0\0\0", false).unwrap().is_cut());
+    }
+
+    #[test]
+    fn what_is_not_there_may_do_anything() {
+        assert!(meaning(frontend::QUERY, b"insert into t values (1)\0", false).unwrap().is_cut());
+        assert!(meaning(frontend::QUERY, b"no text ends without its NUL", true).unwrap().is_cut());
+    }
+
+    #[test]
+    fn the_longest_are_read_only_where_a_glance_is_enough() {
+        let padding = " ".repeat(LONGEST);
+        assert_eq!(query(&format!("insert into t values (1, now()),{padding}(2, now())")), None);
+        assert!(query(&format!("insert into t values (1, mine()),{padding}(2, now())")).unwrap().is_cut());
+        assert!(query(&format!("insert into t values (1);{padding}select 1")).unwrap().is_cut());
+    }
+
+    #[test]
+    fn what_was_not_sent_whole_does_nothing() {
+        let mut pipeline = Pipeline::default();
+        pipeline.query_begins(b"insert", 100);
+        pipeline.was_sent(100);
+        assert!(matches!(pipeline.owed.back(), Some(Owed::Query { meaning: Some(script), .. }) if script.is_cut()));
+        pipeline.was_sent(99);
+        assert!(
+            matches!(pipeline.owed.back(), Some(Owed::Query { meaning: Some(script), .. }) if !script.may_commit())
+        );
+        let mut pipeline = Pipeline::default();
+        pipeline.call(100);
+        pipeline.was_sent(99);
+        assert!(matches!(pipeline.owed.back(), Some(Owed::Query { meaning: Some(_), done: 0, end: 100 })));
+    }
+}
