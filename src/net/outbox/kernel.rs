@@ -4,7 +4,7 @@
 //! is in one place each: bytes and sockets are there until a call here returns, for no send is left open behind it. The
 //! sockets do not block (tokio's never do) and `MSG_DONTWAIT` is said besides, so the kernel answers at once instead of
 //! keeping a send, and with it an address, for later.
-#![expect(unsafe_code, reason = "up to 18 % of a small query's CPU: pgmoor beside pgmoor/epoll in `make bench`")]
+#![expect(unsafe_code, reason = "6 to 27 % of a small query's CPU: pgmoor beside pgmoor/epoll in `make bench`")]
 
 use std::io;
 use std::os::fd::{BorrowedFd, RawFd};
