@@ -17,6 +17,7 @@ scenes![
     half_of_it_was_sent,
     half_of_it_was_sent_behind_others,
     half_of_it_was_sent_outside_a_transaction,
+    half_of_it_was_sent_and_lost_twice,
     half_of_a_parse_was_sent,
 ];
 
@@ -189,6 +190,19 @@ fn half_of_it_was_sent_outside_a_transaction(s: &Scene) {
     s.lose();
     c.put(&frame[HALF..]);
     c.hear("INSERT 0 1 I");
+    holds_both(s);
+}
+
+fn half_of_it_was_sent_and_lost_twice(s: &Scene) {
+    let mut c = begun(s);
+    let frame = query(&insert(2));
+    put_half(&mut c, &frame, HALF);
+    s.lose();
+    s.until_seen("backend_type = 'client backend'", 1);
+    s.lose_again();
+    c.put(&frame[HALF..]);
+    c.hear("INSERT 0 1 T");
+    c.say("commit", "COMMIT I");
     holds_both(s);
 }
 
