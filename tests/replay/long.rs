@@ -56,9 +56,7 @@ fn a_long_statement_in_flight(s: &Scene) {
     s.until_blocked(1);
     s.lose();
     gate.open();
-    c.hear("INSERT 0 1 T");
-    c.say("commit", "COMMIT I");
-    holds_both(s);
+    ends_well(s, &mut c);
 }
 
 fn a_very_long_statement_in_flight(s: &Scene) {
@@ -94,9 +92,7 @@ fn a_long_parse_in_flight(s: &Scene) {
     s.until_blocked(1);
     s.lose();
     gate.open();
-    c.hear("INSERT 0 1 T");
-    c.say("commit", "COMMIT I");
-    holds_both(s);
+    ends_well(s, &mut c);
 }
 
 fn a_long_text_of_two_in_flight(s: &Scene) {
@@ -145,26 +141,26 @@ fn put_half(c: &mut Raw, frame: &[u8], half: usize) {
     until("pgmoor to read", taken);
 }
 
-fn half_of_it_is_here(s: &Scene) {
-    let mut c = begun(s);
-    let frame = query(&insert(2));
-    put_half(&mut c, &frame, 9_000);
+/// The server is lost when so much of these frames is here; the rest comes, and the transaction ends.
+fn lost_in_the_midst(s: &Scene, c: &mut Raw, frames: &[u8], half: usize) {
+    put_half(c, frames, half);
     s.lose();
-    c.put(&frame[9_000..]);
+    c.put(&frames[half..]);
+    ends_well(s, c);
+}
+
+fn ends_well(s: &Scene, c: &mut Raw) {
     c.hear("INSERT 0 1 T");
     c.say("commit", "COMMIT I");
     holds_both(s);
 }
 
+fn half_of_it_is_here(s: &Scene) {
+    lost_in_the_midst(s, &mut begun(s), &query(&insert(2)), 9_000);
+}
+
 fn half_of_it_was_sent(s: &Scene) {
-    let mut c = begun(s);
-    let frame = query(&insert(2));
-    put_half(&mut c, &frame, HALF);
-    s.lose();
-    c.put(&frame[HALF..]);
-    c.hear("INSERT 0 1 T");
-    c.say("commit", "COMMIT I");
-    holds_both(s);
+    lost_in_the_midst(s, &mut begun(s), &query(&insert(2)), HALF);
 }
 
 fn half_of_it_was_sent_behind_others(s: &Scene) {
@@ -176,9 +172,7 @@ fn half_of_it_was_sent_behind_others(s: &Scene) {
     c.hear("2 SELECT 1 T");
     s.lose();
     c.put(&frames[HALF..]);
-    c.hear("INSERT 0 1 T");
-    c.say("commit", "COMMIT I");
-    holds_both(s);
+    ends_well(s, &mut c);
 }
 
 fn half_of_it_was_sent_outside_a_transaction(s: &Scene) {
@@ -201,20 +195,12 @@ fn half_of_it_was_sent_and_lost_twice(s: &Scene) {
     s.until_seen("backend_type = 'client backend'", 1);
     s.lose_again();
     c.put(&frame[HALF..]);
-    c.hear("INSERT 0 1 T");
-    c.say("commit", "COMMIT I");
-    holds_both(s);
+    ends_well(s, &mut c);
 }
 
 fn half_of_a_parse_was_sent(s: &Scene) {
-    let mut c = begun(s);
     let frames = [parse("long", &insert(2)), bind("", "long", &[]), execute("", 0), sync()].concat();
-    put_half(&mut c, &frames, HALF);
-    s.lose();
-    c.put(&frames[HALF..]);
-    c.hear("INSERT 0 1 T");
-    c.say("commit", "COMMIT I");
-    holds_both(s);
+    lost_in_the_midst(s, &mut begun(s), &frames, HALF);
 }
 
 /// Wherever it is cut: around the header, the buffer's end, the frame's, and in between.
