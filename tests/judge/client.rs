@@ -137,13 +137,7 @@ impl Client {
     pub(crate) async fn say(&mut self, frames: &[u8], readies: usize) -> Result<Reply, Told> {
         let reply = match self.talk.send(frames, readies).await {
             Ok(reply) => reply,
-            Err(silence) => {
-                self.over = true;
-                return Err(match silence {
-                    Silence::Ended(words) => Told::Dropped(words),
-                    Silence::Late => Told::Stuck,
-                });
-            }
+            Err(silence) => return Err(self.silenced(silence)),
         };
         let Some((code, text)) = reply.errors.first() else {
             return Ok(reply);
@@ -157,11 +151,20 @@ impl Client {
         })
     }
 
+    /// Nothing can be said on this connection any more.
+    fn silenced(&mut self, silence: Silence) -> Told {
+        self.over = true;
+        match silence {
+            Silence::Ended(words) => Told::Dropped(words),
+            Silence::Late => Told::Stuck,
+        }
+    }
+
     /// A simple query in two pieces: the client thinks in the midst of it.
     pub(crate) async fn ask_slowly(&mut self, sql: &str) -> Result<Reply, Told> {
         let frame = raw::query(sql);
         let (beginning, end) = frame.split_at(self.dice.below(frame.len() as u64) as usize);
-        self.talk.send_part(beginning).await;
+        self.talk.send_part(beginning).await.map_err(|silence| self.silenced(silence))?;
         self.think().await;
         self.say(end, 1).await
     }

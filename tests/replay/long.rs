@@ -1,5 +1,6 @@
 //! Requests longer than pgmoor's buffers, which it passes on in parts: run again like others, and not run before they are whole.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::pair::{Moor, POOL_OF_SESSIONS, Plan, until};
@@ -129,16 +130,21 @@ fn a_long_text_that_commits_in_flight(s: &Scene) {
 /// Sends the beginning, and waits until pgmoor has taken it.
 fn put_half(c: &mut Raw, frame: &[u8], half: usize) {
     c.put(&frame[..half]);
-    let port = format!(":{:04X} ", c.stream.local_addr().unwrap().port());
+    // proc(5), /proc/net/tcp: number, local and remote address, state, transmit and receive queue.
+    let (theirs, ours) = (in_hex(c.stream.peer_addr().unwrap()), in_hex(c.stream.local_addr().unwrap()));
     let taken = || {
-        // proc(5), /proc/net/tcp: local and remote address, state, transmit and receive queue.
         let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
-        let mut theirs =
-            table.lines().filter(|line| line.split_at_checked(20).is_some_and(|(_, to)| to.contains(&port)));
-        theirs.next().filter(|line| line.contains(":00000000 "))?;
-        Some(())
+        let mut lines = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let line = lines.find(|line| line.get(1..3) == Some(&[theirs.as_str(), ours.as_str()]))?;
+        line.get(4)?.ends_with(":00000000").then_some(())
     };
     until("pgmoor to read", taken);
+}
+
+/// An address as the kernel's table has it.
+fn in_hex(address: SocketAddr) -> String {
+    let SocketAddr::V4(address) = address else { panic!("{address} is none of the table's") };
+    format!("{:08X}:{:04X}", u32::from_le_bytes(address.ip().octets()), address.port())
 }
 
 /// The server is lost when so much of these frames is here; the rest comes, and the transaction ends.

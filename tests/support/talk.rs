@@ -105,9 +105,10 @@ impl Talk {
         Ok(body)
     }
 
-    /// Sends the beginning of a frame. That it cannot be sent shows with the rest of it.
-    pub async fn send_part(&mut self, bytes: &[u8]) {
-        let _ = timeout_at(Instant::now() + self.patience, self.stream.write_all(bytes)).await;
+    /// Sends the beginning of a frame. That the other side is gone shows with the rest of it.
+    pub async fn send_part(&mut self, bytes: &[u8]) -> Result<(), Silence> {
+        let sent = timeout_at(Instant::now() + self.patience, self.stream.write_all(bytes)).await;
+        sent.map(drop).map_err(|_| Silence::Late)
     }
 
     /// Sends frames and reads all answers up to the ReadyForQuery number `readies`, or to a CopyInResponse.

@@ -63,8 +63,11 @@ impl Pipeline {
 
     /// `None`: it is too long to be read.
     fn read_long(&self, text: &[u8]) -> Option<Meaning> {
-        let quick = text.len() <= LONGEST || sql::glance(text) && sql::calls_only_known(text);
-        quick.then(|| self.read(text, false))
+        if text.len() <= LONGEST {
+            return Some(self.read(text, false));
+        }
+        let plainly = !(self.unreadable && text.contains(&b'\\'));
+        (plainly && sql::glance(text) && sql::calls_only_known(text)).then_some(None)
     }
 
     /// What the client ever sent was sent on as far as `until`: a request that ends later was not run.
@@ -124,6 +127,10 @@ mod tests {
         assert_eq!(query(&format!("insert into t values (1, now()),{padding}(2, now())")), None);
         assert!(query(&format!("insert into t values (1, mine()),{padding}(2, now())")).unwrap().is_cut());
         assert!(query(&format!("insert into t values (1);{padding}select 1")).unwrap().is_cut());
+        let mut strange = Pipeline::default();
+        strange.conforming_strings(false);
+        assert_eq!(strange.read_long(format!("select '',{padding}1").as_bytes()), Some(None));
+        assert_eq!(strange.read_long(format!("select '\\',{padding}1").as_bytes()), None);
     }
 
     #[test]
